@@ -1,0 +1,215 @@
+"""The design space as values: one `Design` is one point of multi-layer ACE.
+
+A design holds exactly what changes the function being learned. What is measured from data is
+`equipot.statistics.Statistics`; backend, dtype and device are choices of a run.
+"""
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from equipot.errors import EquipotError
+
+Channels = int | tuple[int, ...]
+
+
+class Design(BaseModel):
+    r"""One point of the design space of E(3)-equivariant atom-centred potentials.
+
+    The function that every point defines, with the symbols of the paper:
+
+        a_i  = Σ_{j∈N(i)} R(r_ij) [ Y(r̂_ij) ⊗ U h_j ]
+        A_i  = N · P_{z_i} W a_i
+        B_i  = Σ_ν w^(ν)_{z_i} [ A_i^{⊗ν} ]_sym
+        h'_i = σ( D B_i + S_{z_i} h_i )
+        E_i  = E0_{z_i} + scale · Σ_t readout_t(h_i^(t)) + shift
+
+    Every field is one axis. Fields are frozen; `replace` returns a new, validated design.
+
+    Source: Batatia et al., *The design space of E(3)-equivariant atom-centred interatomic potentials*
+    (Nat. Mach. Intell. 7, 2025), Fig. 1 and Methods.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # the graph
+    r_max: float = Field(5.0, gt=0, description="cutoff radius, Å")
+    layers: int = Field(2, ge=1, le=12, description="number of interaction layers T")
+
+    # symmetry and width
+    max_ell: int = Field(3, ge=0, le=8, description="highest degree ℓ of the edges' spherical harmonics")
+    max_L: int = Field(1, ge=0, le=8, description="highest degree L of the features passed between layers")
+    parity: Literal["natural", "full"] = Field(
+        "natural", description="features of parity (−1)^L only, or of both parities for every L"
+    )
+    channels: Channels = Field(128, description="channels k, one number or one for each degree 0 … max_L")
+    channel_coupling: Literal["uncoupled", "coupled"] = Field(
+        "uncoupled", description="product basis with one channel index shared by all factors, or n, l, z each their own"
+    )
+    last_layer: Literal["all", "scalars"] = Field(
+        "scalars", description="irreps that the last layer makes: all, or the scalars that the readout reads"
+    )
+
+    # radial functions
+    radial_basis: Literal["bessel", "chebyshev", "gaussian"] = Field("bessel", description="basis in r")
+    num_radial: int = Field(8, ge=1, description="number of radial basis functions")
+    radial_trainable: bool = Field(False, description="Bessel frequencies (or Gaussian centres) are parameters")
+    radial_prefactor: Literal["sqrt", "full"] = Field(
+        "sqrt", description="Bessel prefactor √(2/r_max) (BOTNet, MACE) or 2/r_max (NequIP)"
+    )
+    radial_map: Literal["fixed", "linear", "linear_species", "mlp"] = Field(
+        "mlp", description="from the basis to the weights of each path and channel; per sender's element if species"
+    )
+    radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="hidden widths of the radial MLP")
+    radial_scaling: Literal["e3nn", "nequip"] = Field(
+        "e3nn", description="scaling inside the radial MLP: e3nn's FullyConnectedNet or nequip ≥ 0.7's"
+    )
+    envelope_p: int = Field(5, ge=2, description="order p of the polynomial envelope")
+    envelope_on: Literal["basis", "weights"] = Field("basis", description="what the envelope multiplies")
+    distance_transform: Literal["none", "agnesi", "soft"] = Field(
+        "none", description="map of r per pair of elements before the basis"
+    )
+
+    # the interaction
+    element_embedding: Literal["linear", "table"] = Field(
+        "linear", description="h⁰: one-hot through a normalised linear map, or a plain table"
+    )
+    embedding_channels: int | None = Field(None, description="width of h⁰; default the scalar channels")
+    edge_vector: Literal["to_receiver", "to_sender"] = Field(
+        "to_receiver", description="r̂ in Y: r_i − r_j (BOTNet, MACE) or r_j − r_i (NequIP)"
+    )
+    neighbour_normalisation: Literal["none", "mean", "sqrt", "density"] = Field(
+        "mean", description="N: 1, 1/n̄, 1/√n̄, or 1/(1 + Σ_j ρ_ij) with a learned density ρ"
+    )
+    neighbour_count: Literal["global", "per_receiver", "per_sender"] = Field(
+        "global", description="n̄ over all atoms, per element of the receiver or of the sender"
+    )
+    message_species: Literal["none", "first", "all"] = Field(
+        "none", description="P: weights per element on the pooled message, in the first layer or in all"
+    )
+    product: Literal["none", "mace", "symmetric"] = Field(
+        "mace", description="product basis: none (B = A), chained couplings as published, or minimal symmetric"
+    )
+    correlation: int = Field(3, ge=1, le=5, description="correlation order ν of one layer")
+    product_weights: Literal["species", "shared"] = Field("species", description="w per central element or not")
+    self_connection: Literal["none", "plain", "species", "embedding"] = Field(
+        "species", description="S: absent, one matrix, one per element, or contracted with the element's embedding"
+    )
+    self_connection_first: bool = Field(True, description="S in the first layer too")
+    nonlinearity: Literal["none", "gate"] = Field("none", description="σ: identity or the gate")
+    feature_norm: Literal["none", "rms"] = Field("none", description="normalisation of h' per irrep")
+    activation_constants: Literal["e3nn", "exact"] = Field(
+        "e3nn", description="second-moment constants of SiLU and tanh as e3nn samples them, or integrated"
+    )
+
+    # the energy
+    readout_layers: Literal["every", "last"] = Field("every", description="layers that are read out")
+    readout: Literal["linear", "two_linear", "mlp"] = Field("mlp", description="form of the last readout")
+    readout_hidden: int = Field(16, ge=1, description="hidden width of the last readout")
+    energy_reference: Literal["isolated_atoms", "least_squares", "mean_shift"] = Field(
+        "isolated_atoms", description="E0: energies of isolated atoms, fitted, or one mean energy per atom"
+    )
+    scale: Literal["none", "force_rms", "energy_std"] = Field("force_rms", description="factor of the interaction energy")
+    shift: Literal["none", "mean"] = Field("mean", description="mean interaction energy per atom, added to each atom")
+    scale_shift_per_species: bool = Field(False, description="one scale and one shift for each element")
+    trainable_scale: bool = Field(False, description="scale is a parameter that starts at its measured value")
+    trainable_shift: bool = Field(False, description="shift is a parameter that starts at its measured value")
+    trainable_e0: bool = Field(False, description="E0 is a parameter that starts at its measured value")
+    pair_repulsion: Literal["none", "zbl"] = Field("none", description="screened nuclear repulsion added to E")
+    heads: int = Field(1, ge=1, description="number of energies (levels of theory)")
+
+    def __init__(self, **axes: Any) -> None:
+        unknown = [name for name in axes if name not in type(self).model_fields]
+        if unknown:
+            raise EquipotError(_unknown_axis(unknown[0]))
+        try:
+            super().__init__(**axes)
+        except ValidationError as error:
+            raise EquipotError(_first_problem(error)) from None
+
+    @model_validator(mode="after")
+    def _combination(self) -> "Design":
+        for impossible, reason in _rules(self):
+            if impossible:
+                raise ValueError(reason)
+        return self
+
+    @property
+    def channels_per_degree(self) -> tuple[int, ...]:
+        """Channels for each degree 0 … max_L."""
+        if isinstance(self.channels, int):
+            return (self.channels,) * (self.max_L + 1)
+        return self.channels
+
+    def replace(self, **axes: Any) -> "Design":
+        """Returns this design with some axes changed, validated again.
+
+        Raises:
+            EquipotError: An axis is unknown, or the combination is impossible.
+        """
+        return Design(**{**self.model_dump(), **axes})
+
+    def differences(self, other: "Design") -> dict[str, tuple[Any, Any]]:
+        """Returns the axes whose values differ, as {axis: (self's, other's)}."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return {axis: (mine[axis], theirs[axis]) for axis in mine if mine[axis] != theirs[axis]}
+
+
+def _rules(d: Design) -> list[tuple[bool, str]]:
+    """The combinations that have no meaning, each with its reason."""
+    widths = d.channels_per_degree
+    return [
+        (len(widths) != d.max_L + 1,
+         f"channels={d.channels} has {len(widths)} entries, but max_L={d.max_L} needs {d.max_L + 1} "
+         "(one for each degree 0 … max_L); give one number for all"),
+        (min(widths) < 1, f"channels={d.channels}: every degree needs at least one channel"),
+        (d.product == "none" and d.correlation != 1,
+         f"product='none' forms no products, so correlation={d.correlation} cannot be reached; "
+         "set correlation=1, or product='mace'"),
+        (d.product != "none" and len(set(widths)) != 1,
+         f"product={d.product!r} multiplies features of one channel, so all degrees need the same number; "
+         f"channels={d.channels}"),
+        (d.channel_coupling == "coupled",
+         "channel_coupling='coupled' (linear ACE with n, l, z in every factor) is not part of this version; "
+         "use 'uncoupled'"),
+        (d.product == "none" and d.max_L > 0 and d.max_ell == 0,
+         f"max_L={d.max_L} cannot be reached with max_ell=0: features of degree L ≥ 1 come from the edges' "
+         "harmonics; raise max_ell or set max_L=0"),
+        (d.product != "none" and d.max_L > d.correlation * d.max_ell,
+         f"max_L={d.max_L} cannot be reached: a product of {d.correlation} factors of degree ≤ max_ell={d.max_ell}"
+         f" has degree ≤ {d.correlation * d.max_ell}"),
+        (d.radial_map == "mlp" and not d.radial_mlp,
+         "radial_map='mlp' needs hidden widths in radial_mlp, for example (64, 64, 64); "
+         "for none use radial_map='linear'"),
+        (d.radial_trainable and d.radial_basis == "chebyshev",
+         "radial_basis='chebyshev' has nothing to train; set radial_trainable=False"),
+        (d.num_radial < 2 and d.radial_basis == "gaussian",
+         "radial_basis='gaussian' needs num_radial ≥ 2 (their spacing sets the width)"),
+        (d.self_connection == "none" and d.layers > 1 and d.self_connection_first,
+         "self_connection='none' and self_connection_first=True contradict each other; "
+         "set self_connection_first=False"),
+        (d.shift == "none" and d.trainable_shift,
+         "trainable_shift=True needs shift='mean' to start from"),
+        (d.scale == "none" and d.trainable_scale,
+         "trainable_scale=True needs scale='force_rms' or 'energy_std' to start from"),
+        (d.readout == "two_linear" and d.readout_hidden < 1, "readout='two_linear' needs readout_hidden ≥ 1"),
+        (d.neighbour_normalisation in ("none", "density") and d.neighbour_count != "global",
+         f"neighbour_count={d.neighbour_count!r} has no effect with "
+         f"neighbour_normalisation={d.neighbour_normalisation!r}; set it to 'global'"),
+        (d.heads != 1, f"heads={d.heads}: this version trains one energy; set heads=1"),
+    ]  # fmt: skip
+
+
+def _unknown_axis(name: str) -> str:
+    known = list(Design.model_fields)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown design axis {name!r}.{hint} The axes are: {', '.join(known)}."
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and part in Design.model_fields)
+    return f"design.{where} = {problem['input']!r}: {message}" if where else f"impossible design: {message}"

@@ -1,0 +1,193 @@
+"""Named points of the design space: published architectures as functions that return a `Design`.
+
+Each function takes axes to override. The path between two points is the list of axes that differ
+(`Design.differences`), and that path is what an ablation walks.
+
+Source: Batatia et al. 2025 (ablation labels: its published code, `scripts/utils.py`), Batzner et al. 2022,
+Batatia et al., MACE (NeurIPS 2022), and the released codes named in each docstring.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from equipot.design import Design
+from equipot.errors import EquipotError
+
+
+def mace(*, residual_first: bool = True, **axes: Any) -> Design:
+    """MACE: two layers, correlation 3, natural parity, linear update, every layer read out.
+
+    Args:
+        residual_first: Self-connection in the first layer (`RealAgnosticResidualInteractionBlock`); without
+            it the first layer weights its message per element, and an isolated atom has E0 + shift.
+        **axes: Axes to override, e.g. ``channels=32, max_L=0``.
+
+    Source: Batatia et al., NeurIPS 2022, Eqs. 8–13; mace-torch's `ScaleShiftMACE`.
+    """
+    first = {} if residual_first else {"self_connection_first": False, "message_species": "first"}
+    return Design(**{**first, **axes})
+
+
+def botnet(**axes: Any) -> Design:
+    """BOTNet: body-ordered, five layers, no nonlinearity in the update, E0 of isolated atoms.
+
+    `radial_map="mlp"` is the element-agnostic model of the published README; `"linear_species"` the
+    element-dependent one (`botnet_element`). `scale="force_rms", shift="mean"` is the scale-shift variant.
+
+    Source: Batatia et al. 2025, Methods; the authors' released code.
+    """
+    values: dict[str, Any] = {
+        "r_max": 4.0, "layers": 5, "max_ell": 3, "max_L": 3, "parity": "full", "channels": 80,
+        "last_layer": "all", "envelope_p": 6, "product": "none", "correlation": 1,
+        "self_connection_first": False, "message_species": "first", "scale": "none", "shift": "none",
+    }  # fmt: skip
+    return Design(**{**values, **axes})
+
+
+def botnet_element(**axes: Any) -> Design:
+    """BOTNet with linear radial functions per sender's element (2,756,416 parameters for H, C, O)."""
+    return botnet(**{"radial_map": "linear_species", **axes})
+
+
+def botnet_element_residual(**axes: Any) -> Design:
+    """BOTNet, element-dependent, with the self-connection in the first layer too."""
+    values: dict[str, Any] = {"self_connection_first": True, "message_species": "none"}
+    return botnet_element(**{**values, **axes})
+
+
+def botnet_ssh(**axes: Any) -> Design:
+    """BOTNet with E0 and scale-shift of the interaction energy."""
+    return botnet(**{"scale": "force_rms", "shift": "mean", **axes})
+
+
+def nequip(**axes: Any) -> Design:
+    """NequIP as published (nequip 0.5): gate, self-connection in all layers, the last layer read out.
+
+    Source: Batzner et al. 2022, Methods; the paper's settings for molecules (5 layers, ℓ ≤ 3, 64 channels).
+    """
+    values: dict[str, Any] = {
+        "r_max": 4.0, "layers": 5, "max_ell": 3, "max_L": 3, "parity": "full", "channels": 64,
+        "last_layer": "all", "radial_trainable": True, "radial_prefactor": "full", "envelope_p": 6,
+        "edge_vector": "to_sender", "neighbour_normalisation": "sqrt", "product": "none", "correlation": 1,
+        "nonlinearity": "gate", "readout_layers": "last", "readout": "two_linear",
+    }  # fmt: skip
+    return Design(**{**values, **axes})
+
+
+def nequip_current(**axes: Any) -> Design:
+    """NequIP as released today (nequip 0.19, `NequIPGNNModel`), 4 layers, ℓ ≤ 2, 32 features, both parities.
+
+    It differs from the published form in the radial network, in the self-connection (contracted with the
+    elements' embedding, absent in the first layer), in the last layer (scalars) and in the readout.
+
+    Source: nequip 0.19, `model/nequip_models.py`.
+    """
+    values: dict[str, Any] = {
+        "r_max": 5.0, "layers": 4, "max_ell": 2, "max_L": 2, "channels": 32, "last_layer": "scalars",
+        "radial_trainable": False, "radial_mlp": (128,), "radial_scaling": "nequip", "element_embedding": "table",
+        "self_connection": "embedding", "self_connection_first": False, "readout": "linear", "shift": "none",
+    }  # fmt: skip
+    if "max_L" in axes:
+        values["max_ell"] = axes["max_L"]
+    return nequip(**{**values, **axes})
+
+
+def nequip_linear(**axes: Any) -> Design:
+    """NequIP without the gate: only the radial network stays nonlinear."""
+    return nequip(**{"nonlinearity": "none", **axes})
+
+
+def nequip_bo(**axes: Any) -> Design:
+    """NequIP with body-ordered readouts: every layer is read out."""
+    return nequip(**{"readout_layers": "every", **axes})
+
+
+def nequip_shifted(**axes: Any) -> Design:
+    """NequIP with one mean energy per atom as reference, no E0 and no scale."""
+    return nequip(**{"energy_reference": "mean_shift", "scale": "none", "shift": "none", **axes})
+
+
+def nequip_e0(**axes: Any) -> Design:
+    """NequIP with E0 of isolated atoms, no scale and no shift."""
+    return nequip(**{"scale": "none", "shift": "none", **axes})
+
+
+def nequip_ssh(**axes: Any) -> Design:
+    """NequIP with one mean energy per atom as reference and the rms force as scale."""
+    return nequip(**{"energy_reference": "mean_shift", "shift": "none", **axes})
+
+
+def nequip_e0_ssh(**axes: Any) -> Design:
+    """NequIP with E0 of isolated atoms, scale and shift."""
+    return nequip(**axes)
+
+
+def nequip_nosc_e0(**axes: Any) -> Design:
+    """NequIP without gate and self-connection, with E0 (the published "no self-connection" block has no gate)."""
+    return nequip_e0(
+        **{"nonlinearity": "none", "self_connection": "none", "self_connection_first": False, **axes}
+    )
+
+
+def nequip_nosc_e0_ssh(**axes: Any) -> Design:
+    """NequIP without gate and self-connection, with E0, scale and shift."""
+    return nequip_nosc_e0(**{"scale": "force_rms", "shift": "mean", **axes})
+
+
+def ace(**axes: Any) -> Design:
+    """ACE: one layer, linear radial functions per element, uncoupled channels, trained by gradients.
+
+    The energy is a polynomial of body order ν + 1 in the atoms' one-particle basis, with weights for each
+    pair (z_i, z_j) and for each central element, E0 of isolated atoms and a linear readout.
+
+    Source: Drautz, Phys. Rev. B 99, 014104 (2019); Batatia et al. 2025, "linear ACE" as one layer.
+    """
+    values: dict[str, Any] = {
+        "layers": 1, "correlation": 3, "max_ell": 3, "max_L": 0, "channels": 64, "radial_map": "linear_species",
+        "self_connection": "none", "self_connection_first": False, "message_species": "first",
+        "readout": "linear", "scale": "force_rms", "shift": "none",
+    }  # fmt: skip
+    return Design(**{**values, **axes})
+
+
+def invariant(**axes: Any) -> Design:
+    """An invariant network: NequIP's update with scalar features only (max_L = 0), for comparison."""
+    values: dict[str, Any] = {"max_ell": 0, "max_L": 0, "parity": "natural", "channels": 128}
+    return nequip_current(**{**values, **axes})
+
+
+NAMED_POINTS: dict[str, Callable[..., Design]] = {
+    "ace": ace,
+    "nequip": nequip,
+    "nequip_current": nequip_current,
+    "nequip_linear": nequip_linear,
+    "nequip_bo": nequip_bo,
+    "nequip_shifted": nequip_shifted,
+    "nequip_e0": nequip_e0,
+    "nequip_ssh": nequip_ssh,
+    "nequip_e0_ssh": nequip_e0_ssh,
+    "nequip_nosc_e0": nequip_nosc_e0,
+    "nequip_nosc_e0_ssh": nequip_nosc_e0_ssh,
+    "botnet": botnet,
+    "botnet_element": botnet_element,
+    "botnet_element_residual": botnet_element_residual,
+    "botnet_ssh": botnet_ssh,
+    "mace": mace,
+    "invariant": invariant,
+}
+"""Every named point: the function that returns its `Design`."""
+
+
+def named_point(name: str, **axes: Any) -> Design:
+    """Returns the design of a named point, with some axes overridden.
+
+    Raises:
+        EquipotError: The name is unknown (the nearest is given), or the axes are.
+    """
+    key = name.replace("-", "_").lower()
+    if key not in NAMED_POINTS:
+        near = difflib.get_close_matches(key, NAMED_POINTS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise EquipotError(f"unknown point {name!r}.{hint} The named points are: {', '.join(NAMED_POINTS)}.")
+    return NAMED_POINTS[key](**axes)
