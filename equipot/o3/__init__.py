@@ -16,5 +16,6 @@ identical.
 
 from equipot.o3.clebsch_gordan import clebsch_gordan, wigner_3j
 from equipot.o3.irreps import Irrep, Irreps
+from equipot.o3.spherical_harmonics import spherical_harmonics, wigner_D
 
-__all__ = ["Irrep", "Irreps", "clebsch_gordan", "wigner_3j"]
+__all__ = ["Irrep", "Irreps", "clebsch_gordan", "spherical_harmonics", "wigner_3j", "wigner_D"]

@@ -35,7 +35,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Float[Tensor, "m1 m2 m3"]:
 
     Source: Varshalovich, Moskalev & Khersonskii, Quantum Theory of Angular Momentum (1988), §8.2.
     """
-    return torch.from_numpy(_wigner_3j(l1, l2, l3).copy())
+    return torch.from_numpy(wigner_3j_array(l1, l2, l3).copy())
 
 
 def clebsch_gordan(l1: int, l2: int, l3: int) -> Float[Tensor, "m1 m2 m3"]:
@@ -57,12 +57,12 @@ def clebsch_gordan(l1: int, l2: int, l3: int) -> Float[Tensor, "m1 m2 m3"]:
 
     Source: NequIP (arXiv 2101.03164), eq. 6; the scale is that of e3nn's tensor products.
     """
-    return torch.from_numpy(_wigner_3j(l1, l2, l3) * sqrt(2 * l3 + 1))
+    return torch.from_numpy(wigner_3j_array(l1, l2, l3) * sqrt(2 * l3 + 1))
 
 
 @cache
-def _wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
-    """As wigner_3j; the array is shared, so callers copy it."""
+def wigner_3j_array(l1: int, l2: int, l3: int) -> np.ndarray:
+    """As wigner_3j, for use inside this package: the array is shared and read-only."""
     if min(l1, l2, l3) < 0 or not abs(l1 - l2) <= l3 <= l1 + l2:
         raise EquipotError(
             f"degrees ({l1}, {l2}, {l3}) do not couple: l3 must lie between |l1-l2| = {abs(l1 - l2)} "
@@ -74,7 +74,9 @@ def _wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
             coefficients[l1 + m1, l2 + m2, l3 + m1 + m2] = _condon_shortley(l1, m1, l2, m2, l3)
     U1, U2, U3 = (_complex_in_real(degree) for degree in (l1, l2, l3))
     w = np.einsum("pqr,pi,qj,rk->ijk", coefficients, U1, U2, U3.conj(), optimize=True)
-    return (1j ** ((l3 - l1 - l2) % 4) * w).real / sqrt(2 * l3 + 1)
+    real = (1j ** ((l3 - l1 - l2) % 4) * w).real / sqrt(2 * l3 + 1)
+    real.flags.writeable = False
+    return real
 
 
 def _condon_shortley(l1: int, m1: int, l2: int, m2: int, l3: int) -> float:
