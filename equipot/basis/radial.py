@@ -1,0 +1,171 @@
+"""Radial basis functions of the distance, with their distance transforms and envelope."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from ase.data import covalent_radii
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equipot.basis.cutoff import polynomial_envelope
+from equipot.design import Design
+
+
+class RadialFeatures(NamedTuple):
+    """What the radial networks see of each edge.
+
+    Attributes:
+        basis: Values e_n(r), times the envelope unless the design puts it on the weights.
+        envelope: Envelope still to be multiplied on the weights; ones if it is in `basis` already.
+    """
+
+    basis: Float[Tensor, "edge radial"]
+    envelope: Float[Tensor, "edge 1"]
+
+
+class RadialBasis(nn.Module):
+    r"""The basis e_n(r) f(r / r_max).
+
+        bessel      c · sin(w_n r) / r,   w_n = n π / r_max,   c = √(2/r_max) or 2/r_max
+        chebyshev   T_n(2u − 1),          u = r / r_max, or the distance transform of r
+        gaussian    exp(−(r − μ_n)² / 2Δ²), μ_n evenly spaced on [0, r_max], Δ their spacing
+
+    Evaluated in float64 and cast afterwards: near r_max the envelope is a difference of nearly equal terms.
+
+    Args:
+        design: The axes radial_*, envelope_* and distance_transform.
+        dtype: Type of the result and of trainable frequencies.
+
+    Source: Bessel: Gasteiger et al., ICLR 2020, Eq. 7. Prefactors: BOTNet and MACE; nequip.
+    """
+
+    def __init__(self, design: Design, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.r_max = design.r_max
+        self.p = design.envelope_p
+        self.envelope_on_basis = design.envelope_on == "basis"
+        self.transform = DISTANCE_TRANSFORMS[design.distance_transform]()
+        self.functions = RADIAL_BASES[design.radial_basis](design, dtype)
+
+    def forward(
+        self,
+        lengths: Float[Tensor, " edge"],
+        Z_sender: Int[Tensor, " edge"],
+        Z_receiver: Int[Tensor, " edge"],
+    ) -> RadialFeatures:
+        """Returns the basis for edges of these lengths (Å, float64) between these elements."""
+        envelope = polynomial_envelope(lengths / self.r_max, self.p).unsqueeze(-1)
+        basis = self.functions(self.transform(lengths, Z_sender, Z_receiver))
+        ones = torch.ones_like(envelope)
+        on_basis, on_weights = (envelope, ones) if self.envelope_on_basis else (ones, envelope)
+        return RadialFeatures((basis * on_basis).to(self.dtype), on_weights.to(self.dtype))
+
+
+class Bessel(nn.Module):
+    """Spherical Bessel functions of order zero, c · sin(w_n r) / r; w_n in units of π / r_max."""
+
+    def __init__(self, design: Design, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.r_max = design.r_max
+        self.prefactor = {"sqrt": math.sqrt(2.0 / self.r_max), "full": 2.0 / self.r_max}[design.radial_prefactor]
+        n = torch.arange(1, design.num_radial + 1, dtype=torch.float64)
+        _keep(self, "frequencies", n, design.radial_trainable, dtype)
+
+    def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
+        """Returns the functions at distances r, Å."""
+        r = r.unsqueeze(-1)
+        return self.prefactor * torch.sin(self.frequencies.double() * (math.pi / self.r_max) * r) / r
+
+
+class Chebyshev(nn.Module):
+    """Chebyshev polynomials T_1 … T_n of 2 r / r_max − 1 (or of 2u − 1 with a transform onto [0, 1])."""
+
+    def __init__(self, design: Design, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num = design.num_radial
+        self.width = 1.0 if design.distance_transform == "agnesi" else design.r_max
+
+    def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
+        """Returns the polynomials, by their three-term recurrence."""
+        x = 2.0 * r / self.width - 1.0
+        T = [torch.ones_like(x), x]
+        for _ in range(self.num - 1):
+            T.append(2.0 * x * T[-1] - T[-2])
+        return torch.stack(T[1:], dim=-1)
+
+
+class Gaussian(nn.Module):
+    """Gaussians of equal width, evenly spaced on [0, r_max]."""
+
+    def __init__(self, design: Design, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.spacing = design.r_max / (design.num_radial - 1)
+        centres = torch.linspace(0.0, design.r_max, design.num_radial, dtype=torch.float64)
+        _keep(self, "centres", centres, design.radial_trainable, dtype)
+
+    def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
+        """Returns the functions at distances r, Å."""
+        return torch.exp(-0.5 * ((r.unsqueeze(-1) - self.centres.double()) / self.spacing) ** 2)
+
+
+class NoTransform(nn.Module):
+    """The distance itself."""
+
+    def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> Tensor:
+        """Returns r."""
+        return r
+
+
+class _PairTransform(nn.Module):
+    radii: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.float64), persistent=False)
+
+    def pair_radius(self, Z_sender: Tensor, Z_receiver: Tensor) -> Tensor:
+        return self.radii.index_select(0, Z_sender) + self.radii.index_select(0, Z_receiver)
+
+
+class Agnesi(_PairTransform):
+    r"""The Agnesi transform, 1 / (1 + a (r/r₀)^q / (1 + (r/r₀)^{q−p})), r₀ half the sum of covalent radii.
+
+    Source: Witt et al., J. Chem. Phys. 159, 164101 (2023); constants as in mace-torch.
+    """
+
+    q, p, a = 0.9183, 4.5791, 1.0805
+
+    def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> Tensor:
+        """Returns the transformed distance, between 0 (far) and 1 (r = 0)."""
+        x = r / (0.5 * self.pair_radius(Z_sender, Z_receiver))
+        return 1.0 / (1.0 + self.a * x.pow(self.q) / (1.0 + x.pow(self.q - self.p)))
+
+
+class Soft(_PairTransform):
+    r"""A smooth floor: p₀ + (r − p₀) · ½(1 + tanh(α (r − m))), which is r at long and p₀ at short range.
+
+    With R the sum of covalent radii: p₀ = 3R/4, p₁ = 4R/3, m their mean, α = 4 / (p₁ − p₀).
+
+    Source: mace-torch's soft transform.
+    """
+
+    def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> Tensor:
+        """Returns the transformed distance, Å."""
+        R = self.pair_radius(Z_sender, Z_receiver)
+        p0, p1 = 0.75 * R, 4.0 / 3.0 * R
+        return p0 + (r - p0) * 0.5 * (1.0 + torch.tanh(4.0 / (p1 - p0) * (r - 0.5 * (p0 + p1))))
+
+
+RADIAL_BASES: dict[str, type[Bessel] | type[Chebyshev] | type[Gaussian]] = {
+    "bessel": Bessel, "chebyshev": Chebyshev, "gaussian": Gaussian,
+}  # fmt: skip
+DISTANCE_TRANSFORMS: dict[str, type[nn.Module]] = {"none": NoTransform, "agnesi": Agnesi, "soft": Soft}
+
+
+def _keep(module: nn.Module, name: str, values: Tensor, trainable: bool, dtype: torch.dtype) -> None:
+    if trainable:
+        module.register_parameter(name, nn.Parameter(values.to(dtype)))
+    else:
+        module.register_buffer(name, values, persistent=False)

@@ -1,0 +1,77 @@
+"""Nonlinearities σ of the update that keep equivariance."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipot.interactions.activation import Activation
+from equipot.kernels.reference import irreps_join, irreps_split
+from equipot.o3 import Irrep, Irreps
+
+SCALAR = Irrep(0, 1)
+
+
+class Gate(nn.Module):
+    r"""Scalars through an activation, irreps of degree ≥ 1 times activated scalars of their own.
+
+        0e: c σ(x),   0o: c tanh(x),   l ≥ 1: x_{l m k} · c σ(g_{l k})
+
+    The gates g are extra 0e channels, one for each channel of degree ≥ 1, behind the scalars' own.
+
+    Args:
+        irreps_out: Irreps after the gate, each once, in order.
+        constants: Second-moment constants of the activations, "e3nn" or "exact".
+
+    Source: Weiler et al., NeurIPS 2018; Batzner et al. 2022, Methods.
+    """
+
+    def __init__(self, irreps_out: Irreps, constants: str) -> None:
+        super().__init__()
+        self.irreps_out = irreps_out
+        self.gated = Irreps([(mul, ir) for mul, ir in irreps_out if ir.l > 0])
+        self.irreps_in = gate_irreps_in(irreps_out)
+        self.even = Activation("silu", constants)
+        self.odd = Activation("tanh", constants)
+
+    def forward(self, x: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim_out"]:
+        """Returns the gated features."""
+        parts = {ir: part for (_, ir), part in zip(self.irreps_in, irreps_split(x, self.irreps_in), strict=True)}
+        even = self.even(parts[SCALAR])
+        widths = [self.irreps_out.count(SCALAR), *(mul for mul, _ in self.gated)]
+        scalars, *gates = even.split(widths, dim=2)
+        done = {ir: parts[ir] * gate for (_, ir), gate in zip(self.gated, gates, strict=True)}
+        done[SCALAR] = scalars
+        done.update({ir: self.odd(parts[ir]) for _, ir in self.irreps_out if ir == Irrep(0, -1)})
+        return irreps_join([done[ir] for _, ir in self.irreps_out])
+
+
+def gate_irreps_in(irreps_out: Irreps) -> Irreps:
+    """Returns the irreps before the gate: those after it, and one 0e for each channel of degree ≥ 1."""
+    gates = sum(mul for mul, ir in irreps_out if ir.l > 0)
+    return Irreps([(mul + gates if ir == SCALAR else mul, ir) for mul, ir in irreps_out])
+
+
+class RMSNorm(nn.Module):
+    r"""Divides each irrep by its root mean square over channels and components, times a weight per channel.
+
+        y_{l m k} = g_{l k} x_{l m k} / √(ε + mean_{m k} x²_{l m k})
+
+    Args:
+        irreps: Irreps of the features, each once.
+        dtype: Type of the weights, which start at 1.
+    """
+
+    epsilon = 1e-4
+
+    def __init__(self, irreps: Irreps, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.irreps = irreps
+        self.weights = nn.ParameterDict({str(ir): nn.Parameter(torch.ones(mul, dtype=dtype)) for mul, ir in irreps})
+
+    def forward(self, x: Float[Tensor, "node dim"]) -> Float[Tensor, "node dim"]:
+        """Returns the normalised features."""
+        parts = zip(self.irreps, irreps_split(x, self.irreps), strict=True)
+        return irreps_join([
+            part * self.weights[str(ir)] * torch.rsqrt(part.square().mean(dim=(1, 2), keepdim=True) + self.epsilon)
+            for (_, ir), part in parts
+        ])  # fmt: skip

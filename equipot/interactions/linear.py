@@ -1,0 +1,130 @@
+"""Linear maps per irrep: W, U, D, S and P of the layer."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipot.kernels.reference import SpeciesGroups, irreps_join, irreps_split, species_matmul
+from equipot.o3 import Irreps
+
+
+class Linear(nn.Module):
+    r"""Mixes the channels of each irrep: y_{l m k'} = (1/√K_l) Σ_k W^l_{k k'} x_{l m k}.
+
+    Irreps of the output that the input lacks are zero. Weights start from N(0, 1), so that the components of
+    y have the variance of those of x.
+
+    Args:
+        irreps_in: Irreps of x, each once.
+        irreps_out: Irreps of y, each once.
+        dtype: Type of the weights.
+    """
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.irreps_in, self.irreps_out = irreps_in, irreps_out
+        self.weights = nn.ParameterDict(
+            {
+                str(ir): nn.Parameter(torch.randn(irreps_in.count(ir), mul, dtype=dtype))
+                for mul, ir in irreps_out
+                if ir in irreps_in
+            }
+        )
+
+    def forward(self, x: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim_out"]:
+        """Returns y."""
+        parts = {str(ir): part for (_, ir), part in zip(self.irreps_in, irreps_split(x, self.irreps_in), strict=True)}
+        mixed = {ir: parts[ir] @ (W / math.sqrt(W.shape[0])) for ir, W in self.weights.items()}
+        return irreps_join([_or_zeros(mixed.get(str(ir)), x, ir.dim, mul) for mul, ir in self.irreps_out])
+
+
+class SpeciesLinear(nn.Module):
+    r"""Mixes the channels of each irrep with a matrix per element, S_{z_i} or P_{z_i}.
+
+        y_{l m k'} = (1/√(K_l S)) Σ_k W^l_{z_i k k'} x_{l m k}
+
+    The factor 1/√S for S elements is that of the published fully connected product with a one-hot vector.
+
+    Args:
+        irreps_in: Irreps of x, each once.
+        irreps_out: Irreps of y, each once; those that x lacks are zero.
+        num_species: Number of elements S.
+        dtype: Type of the weights.
+    """
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, num_species: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.irreps_in, self.irreps_out = irreps_in, irreps_out
+        self.weights = nn.ParameterDict(
+            {
+                str(ir): nn.Parameter(torch.randn(num_species, irreps_in.count(ir), mul, dtype=dtype))
+                for mul, ir in irreps_out
+                if ir in irreps_in
+            }
+        )
+
+    def matrices(self, embedding: Float[Tensor, "species feature"]) -> dict[str, Tensor]:
+        """Returns the matrix of each element for each irrep."""
+        return {ir: W / math.sqrt(W.shape[0] * W.shape[1]) for ir, W in self.weights.items()}
+
+    def forward(
+        self, x: Float[Tensor, "node dim_in"], groups: SpeciesGroups, embedding: Float[Tensor, "species feature"]
+    ) -> Float[Tensor, "node dim_out"]:
+        """Returns y; `groups` are the atoms by element, `embedding` the elements' embedding vectors."""
+        parts = {str(ir): part for (_, ir), part in zip(self.irreps_in, irreps_split(x, self.irreps_in), strict=True)}
+        mixed = {ir: species_matmul(parts[ir], W, groups) for ir, W in self.matrices(embedding).items()}
+        return irreps_join([_or_zeros(mixed.get(str(ir)), x, ir.dim, mul) for mul, ir in self.irreps_out])
+
+
+class EmbeddingLinear(SpeciesLinear):
+    r"""Mixes channels with matrices contracted from the elements' embedding: S_z = Σ_f W_{f} e_{z f} / √(K F).
+
+    Args:
+        irreps_in: Irreps of x, each once.
+        irreps_out: Irreps of y, each once; those that x lacks are zero.
+        num_features: Width F of the embedding.
+        dtype: Type of the weights.
+
+    Source: nequip ≥ 0.7, self-connection.
+    """
+
+    def matrices(self, embedding: Float[Tensor, "species feature"]) -> dict[str, Tensor]:
+        """Returns the matrix of each element for each irrep."""
+        scale = {ir: math.sqrt(W.shape[0] * W.shape[1]) for ir, W in self.weights.items()}
+        return {
+            ir: (embedding @ W.flatten(1)).unflatten(1, W.shape[1:]) / scale[ir] for ir, W in self.weights.items()
+        }
+
+
+class PlainLinear(nn.Module):
+    """A `Linear` with the signature of `SpeciesLinear`: the same matrix for every element."""
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = Linear(irreps_in, irreps_out, dtype)
+
+    def forward(self, x: Tensor, groups: SpeciesGroups, embedding: Tensor) -> Tensor:
+        """Returns y."""
+        return self.linear(x)
+
+
+class Unchanged(nn.Module):
+    """P where there is none: y = x."""
+
+    def forward(self, x: Tensor, groups: SpeciesGroups, embedding: Tensor) -> Tensor:
+        """Returns x."""
+        return x
+
+
+class Absent(nn.Module):
+    """S where there is none: y = 0."""
+
+    def forward(self, x: Tensor, groups: SpeciesGroups, embedding: Tensor) -> Tensor:
+        """Returns zero."""
+        return x.new_zeros(())
+
+
+def _or_zeros(part: Tensor | None, x: Tensor, dim: int, mul: int) -> Tensor:
+    return x.new_zeros((x.shape[0], dim, mul)) if part is None else part

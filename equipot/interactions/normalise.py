@@ -1,0 +1,68 @@
+"""N: how pooled messages are normalised by the number of neighbours."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equipot.design import Design
+from equipot.kernels.reference import pool
+from equipot.statistics import Statistics
+
+
+class CountNormalisation(nn.Module):
+    """A factor per element, 1/n̄^power, from the training set's mean number of neighbours.
+
+    Args:
+        counts: n̄ of each element; all equal for a global mean.
+        power: 0 (none), 1/2 (NequIP) or 1 (BOTNet, MACE).
+        dtype: Type of the factor.
+    """
+
+    def __init__(self, counts: tuple[float, ...], power: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        n = torch.tensor(counts, dtype=torch.float64)
+        factors = torch.where(n > 0, n, 1.0).pow(-power)
+        self.register_buffer("factors", factors.to(dtype), persistent=False)
+
+    factors: Tensor
+
+    def forward(
+        self, basis: Float[Tensor, "edge radial"], receivers: Int[Tensor, " edge"], species: Int[Tensor, " node"]
+    ) -> Float[Tensor, "node 1"]:
+        """Returns the factor of each atom."""
+        return self.factors.index_select(0, species).unsqueeze(-1)
+
+
+class DensityNormalisation(nn.Module):
+    r"""1 / (1 + Σ_j ρ_ij) with ρ_ij = tanh((e(r_ij) · w / √n)²): the density of neighbours, learned.
+
+    Args:
+        num_radial: Number n of radial basis functions.
+        dtype: Type of the weights.
+
+    Source: mace-torch, `RealAgnosticDensityInteractionBlock`.
+    """
+
+    def __init__(self, num_radial: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_radial, dtype=dtype))
+
+    def forward(
+        self, basis: Float[Tensor, "edge radial"], receivers: Int[Tensor, " edge"], species: Int[Tensor, " node"]
+    ) -> Float[Tensor, "node 1"]:
+        """Returns the factor of each atom."""
+        rho = torch.tanh((basis @ self.weight / self.weight.shape[0] ** 0.5) ** 2)
+        return (1.0 / (1.0 + pool(rho, receivers, species.shape[0]))).unsqueeze(-1)
+
+
+def normalisations(design: Design, statistics: Statistics, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """Returns the factors on senders' features and on pooled messages; one of them is 1."""
+    num_species = len(statistics.species)
+    one = CountNormalisation((1.0,) * num_species, 0.0, dtype)
+    if design.neighbour_normalisation == "density":
+        return one, DensityNormalisation(design.num_radial, dtype)
+    power = {"none": 0.0, "sqrt": 0.5, "mean": 1.0}[design.neighbour_normalisation]
+    if design.neighbour_count == "global":
+        return one, CountNormalisation((statistics.mean_neighbours,) * num_species, power, dtype)
+    per_species = CountNormalisation(statistics.mean_neighbours_per_species, power, dtype)
+    return (per_species, one) if design.neighbour_count == "per_sender" else (one, per_species)

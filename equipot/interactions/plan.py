@@ -1,0 +1,82 @@
+"""Which irreps each layer of a design makes: its shapes, before any weight exists."""
+
+from dataclasses import dataclass
+
+from equipot.design import Design
+from equipot.interactions.gate import SCALAR, gate_irreps_in
+from equipot.kernels.polynomial import Convolution, Product, convolution, reachable
+from equipot.o3 import Irrep, Irreps
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The irreps of one layer; irreps that no path can reach are absent.
+
+    Attributes:
+        index: 0 for the first layer.
+        h: Irreps of the features that come in.
+        convolution: The paths of the pooled tensor product.
+        A: Irreps of the one-particle basis after W.
+        product: The product basis, or None where B = A.
+        update: Irreps before the nonlinearity (D B + S h).
+        out: Irreps of the features that go out.
+    """
+
+    index: int
+    h: Irreps
+    convolution: Convolution
+    A: Irreps
+    product: Product | None
+    update: Irreps
+    out: Irreps
+
+
+def plan_layers(design: Design) -> list[LayerPlan]:
+    """Returns the plan of every layer of a design."""
+    h = Irreps([(design.embedding_channels or design.channels_per_degree[0], SCALAR)])
+    plans = []
+    for index in range(design.layers):
+        plan = _plan_layer(design, index, h)
+        plans.append(plan)
+        h = plan.out
+    return plans
+
+
+def _plan_layer(design: Design, index: int, h: Irreps) -> LayerPlan:
+    wanted = _feature_irreps(design, last=index == design.layers - 1)
+    make = _plan_without_product if design.product == "none" else _plan_with_product
+    return make(design, index, h, wanted)
+
+
+def _plan_without_product(design: Design, index: int, h: Irreps, wanted: Irreps) -> LayerPlan:
+    made = convolution(h, design.max_ell, [ir for _, ir in wanted]).irreps_out
+    out = Irreps([(mul, ir) for mul, ir in wanted if ir in made])
+    update = gate_irreps_in(out) if design.nonlinearity == "gate" else out
+    conv = convolution(h, design.max_ell, [ir for _, ir in update])
+    return LayerPlan(index, h, conv, update, None, update, out)
+
+
+def _plan_with_product(design: Design, index: int, h: Irreps, wanted: Irreps) -> LayerPlan:
+    parities = {"natural": (1,), "full": (1, -1)}[design.parity]
+    candidates = sorted(Irrep(ell, (-1) ** ell * p) for ell in range(design.max_ell + 1) for p in parities)
+    conv = convolution(h, design.max_ell, candidates)
+    types = tuple(ir for _, ir in conv.irreps_out)
+    A = Irreps([(design.channels_per_degree[0], ir) for ir in types])
+    kept = [(mul, ir) for mul, ir in wanted if reachable(types, ir, design.correlation, design.product)]
+    out = Irreps(kept)
+    product = Product(types, tuple(ir for _, ir in kept), design.correlation, design.product)
+    update = gate_irreps_in(out) if design.nonlinearity == "gate" else out
+    return LayerPlan(index, h, conv, A, product, update, out)
+
+
+def _feature_irreps(design: Design, *, last: bool) -> Irreps:
+    widths = design.channels_per_degree
+    if last and design.last_layer == "scalars":
+        return Irreps([(widths[0], SCALAR)])
+    parities = {"natural": (1,), "full": (1, -1)}[design.parity]
+    return Irreps(
+        sorted(
+            ((mul, Irrep(L, (-1) ** L * p)) for L, mul in enumerate(widths) for p in parities),
+            key=lambda term: term[1],
+        )
+    )

@@ -1,0 +1,51 @@
+"""The product basis B of one atom."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipot.kernels.polynomial import Product
+from equipot.kernels.reference import ReferenceProduct, SpeciesGroups, irreps_join
+from equipot.o3 import Irreps
+
+
+class ProductBasis(nn.Module):
+    r"""B_i = Σ_ν w^(ν)_{z_i} [A_i^{⊗ν}]_sym, channel by channel (uncoupled).
+
+    Args:
+        description: The product as data.
+        channels: Number of channels k.
+        num_species: Number of elements with weights of their own; 1 for shared weights.
+        dtype: Type of the weights, which start from N(0, 1/paths²) as published.
+
+    Source: Batatia et al., MACE (2022), Eqs. 10–11; mace-torch's start.
+    """
+
+    def __init__(self, description: Product, channels: int, num_species: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.channels = channels
+        self.shared = num_species == 1
+        self.operation = ReferenceProduct(description, dtype)
+        self.irreps_out = Irreps([(channels, ir) for ir in description.irreps_out])
+        paths = [description.num_paths(description.irreps_out[n], nu) for n, nu in self.operation.terms]
+        self.weights = nn.ParameterDict(
+            {
+                f"{description.irreps_out[n]}_nu{nu}": nn.Parameter(
+                    torch.randn(p, num_species, channels, dtype=dtype) / p
+                )
+                for p, (n, nu) in zip(paths, self.operation.terms, strict=True)
+            }
+        )
+
+    def forward(self, A: Float[Tensor, "node dim_A"], groups: SpeciesGroups) -> Float[Tensor, "node dim_B"]:
+        """Returns B, flat."""
+        species = torch.zeros_like(groups.species) if self.shared else groups.species
+        return irreps_join(self.operation(A.unflatten(1, (-1, self.channels)), list(self.weights.values()), species))
+
+
+class NoProduct(nn.Module):
+    """B = A."""
+
+    def forward(self, A: Tensor, groups: SpeciesGroups) -> Tensor:
+        """Returns A."""
+        return A

@@ -1,0 +1,111 @@
+"""From radial basis functions to R, the weights of each path and channel."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equipot.basis import RadialFeatures
+from equipot.design import Design
+from equipot.interactions.activation import Activation
+
+
+class RadialMLP(nn.Module):
+    r"""R = MLP(e), without biases.
+
+        e3nn:   x ← c σ(x W / √h) for hidden layers, R = x W / √h         (c makes E[(cσ)²] = 1)
+        nequip: x ← σ(x W / √h) for the first, σ(x W √(2/h)) for later ones, R = x W √(2/h)
+
+    Args:
+        design: The axes radial_mlp, radial_scaling and activation_constants.
+        num_weights: Columns of R.
+        dtype: Type of the weights.
+
+    Source: e3nn `FullyConnectedNet` (NequIP's paper, BOTNet, MACE); nequip 0.19 `ScalarMLPFunction`.
+    """
+
+    def __init__(self, design: Design, num_weights: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        widths = [design.num_radial, *design.radial_mlp, num_weights]
+        e3nn = design.radial_scaling == "e3nn"
+        self.activation = Activation("silu", design.activation_constants) if e3nn else nn.SiLU()
+        start = torch.randn if e3nn else _unit_uniform
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.weights = nn.ParameterList([nn.Parameter(start(a, b, dtype=dtype)) for a, b in pairs])
+        gain = 1.0 if e3nn else 2.0
+        self.scales = [math.sqrt((gain if n > 0 else 1.0) / a) for n, (a, _) in enumerate(pairs)]
+
+    def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
+        """Returns R."""
+        x = features.basis
+        for W, scale in zip(self.weights[:-1], self.scales[:-1], strict=True):
+            x = self.activation(x @ (W * scale))
+        return (x @ (self.weights[-1] * self.scales[-1])) * features.envelope
+
+
+class RadialLinear(nn.Module):
+    """R = e W / √n, the same for every element."""
+
+    def __init__(self, design: Design, num_weights: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(design.num_radial, num_weights, dtype=dtype))
+
+    def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
+        """Returns R."""
+        return (features.basis @ (self.weight / math.sqrt(self.weight.shape[0]))) * features.envelope
+
+
+class RadialSpeciesLinear(nn.Module):
+    r"""R_{e k} = Σ_n e_n(r) W_{z_j n k}: linear, with weights per element of the sender.
+
+    Args:
+        design: The axis num_radial.
+        num_weights: Columns of R.
+        num_species: Number of elements.
+        dtype: Type of the weights, which start from the published uniform distribution.
+
+    Source: BOTNet's element-dependent interaction (Batatia et al. 2025, released code).
+    """
+
+    def __init__(self, design: Design, num_weights: int, num_species: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        bound = math.sqrt(6.0 / ((design.num_radial + num_species) * num_weights))
+        uniform = 2.0 * torch.rand(num_species, design.num_radial, num_weights, dtype=dtype) - 1.0
+        self.weight = nn.Parameter(bound * uniform)
+
+    def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
+        """Returns R."""
+        num_species = self.weight.shape[0]
+        one_hot = torch.nn.functional.one_hot(sender_species, num_species).to(features.basis.dtype)
+        per_species = (one_hot.unsqueeze(-1) * features.basis.unsqueeze(1)).flatten(1)
+        return (per_species @ self.weight.flatten(0, 1)) * features.envelope
+
+
+class RadialFixed(nn.Module):
+    """R_{p k} = e_{k mod n}: no weights; channel k sees one basis function."""
+
+    def __init__(self, design: Design, num_weights: int) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.arange(num_weights) % design.num_radial, persistent=False)
+
+    index: Tensor
+
+    def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
+        """Returns R."""
+        return features.basis.index_select(1, self.index) * features.envelope
+
+
+def radial_map(design: Design, num_weights: int, num_species: int, dtype: torch.dtype) -> nn.Module:
+    """Returns the map of this design."""
+    make = {
+        "mlp": lambda: RadialMLP(design, num_weights, dtype),
+        "linear": lambda: RadialLinear(design, num_weights, dtype),
+        "linear_species": lambda: RadialSpeciesLinear(design, num_weights, num_species, dtype),
+        "fixed": lambda: RadialFixed(design, num_weights),
+    }
+    return make[design.radial_map]()
+
+
+def _unit_uniform(*shape: int, dtype: torch.dtype) -> Tensor:
+    return math.sqrt(3.0) * (2.0 * torch.rand(*shape, dtype=dtype) - 1.0)

@@ -1,0 +1,228 @@
+"""The whole model: from a graph to one energy per atom."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equipot.basis import RadialBasis
+from equipot.design import Design
+from equipot.errors import EquipotError
+from equipot.geometry import Graph
+from equipot.interactions import Edges, Elements, Interaction, embedding_width, plan_layers
+from equipot.kernels.reference import group_by_species
+from equipot.models.readout import readout
+from equipot.models.repulsion import ZBL, NoRepulsion
+from equipot.o3 import spherical_harmonics
+from equipot.statistics import Statistics
+
+
+class ParameterCounts(NamedTuple):
+    """Numbers of trainable numbers.
+
+    Attributes:
+        parameters: All of them.
+        active_parameters: Those that the energy depends on; the rest never receive a gradient.
+        per_block: All of them, by block.
+    """
+
+    parameters: int
+    active_parameters: int
+    per_block: dict[str, int]
+
+
+class Potential(nn.Module):
+    r"""An interatomic potential: one point of the design space with what was measured from data.
+
+        E_i = E0_{z_i} + scale_{z_i} Σ_t readout_t(h_i^(t)) + shift_{z_i} + pair repulsion
+
+    Called with a graph and its edge vectors it returns one energy per owned atom; forces and stress come
+    from `equipot.geometry.evaluate`, which is all that knows about derivatives.
+
+    Args:
+        design: Which function.
+        statistics: Elements, E0, scale, shift, mean numbers of neighbours.
+        dtype: Type of weights and features, float32 or float64. Geometry, E0 and sums are always float64.
+        seed: Start of the weights; the same seed gives the same weights whatever was drawn before.
+
+    Raises:
+        EquipotError: The dtype is neither float32 nor float64.
+
+    Source: Batatia et al. 2025, Methods.
+    """
+
+    species_of: Tensor
+    E0: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, design: Design, statistics: Statistics, *, dtype: torch.dtype = torch.float32, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if dtype not in (torch.float32, torch.float64):
+            raise EquipotError(f"dtype={dtype}: a potential is made in torch.float32 or torch.float64.")
+        self.design, self.statistics, self.dtype, self.r_max = design, statistics, dtype, design.r_max
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(dtype)
+
+    def _build(self, dtype: torch.dtype) -> None:
+        design, statistics = self.design, self.statistics
+        plans = plan_layers(design)
+        self.embedding = _Embedding(design, len(statistics.species), dtype)
+        self.radial_basis = RadialBasis(design, dtype)
+        self.layers = nn.ModuleList([Interaction(design, plan, statistics, dtype) for plan in plans])
+        self.readouts = nn.ModuleList(
+            [readout(design, plan.out, last=plan.index == design.layers - 1, dtype=dtype) for plan in plans]
+        )
+        self.repulsion = ZBL(design.envelope_p) if design.pair_repulsion == "zbl" else NoRepulsion()
+        species_of = torch.full((len(chemical_symbols) + 1,), -1, dtype=torch.int64)
+        species_of[list(statistics.species)] = torch.arange(len(statistics.species))
+        self.register_buffer("species_of", species_of, persistent=False)
+        for name, values, trainable in _energy_terms(design, statistics):
+            term = torch.tensor(values, dtype=torch.float64)
+            if trainable:
+                self.register_parameter(name, nn.Parameter(term))
+            else:
+                self.register_buffer(name, term)
+
+    def forward(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, " owned"]:
+        """Returns the energy of each owned atom, eV, float64.
+
+        Args:
+            graph: The atoms and edges.
+            vectors: r_ij of each edge, Å, float64; zero-length edges are not allowed.
+
+        Raises:
+            EquipotError: An element is not among the model's.
+        """
+        return self.layer_energies(graph, vectors).sum(dim=0)
+
+    def layer_energies(
+        self, graph: Graph, vectors: Float[Tensor, "edge xyz"]
+    ) -> Float[Tensor, "term owned"]:
+        """Returns the terms of each owned atom's energy: E0 + shift + repulsion, then each layer's readout."""
+        species = self.species(graph.atomic_numbers)[: graph.num_owned]
+        scale = self.scale.expand_as(self.E0).index_select(0, species)
+        constant = (self.E0 + self.shift).index_select(0, species)
+        constant = constant + self.repulsion(graph, torch.linalg.vector_norm(vectors, dim=1))
+        features = self.features(graph, vectors)
+        read = [head(h).double() * scale for head, h in zip(self.readouts, features, strict=True)]
+        return torch.stack([constant, *read])
+
+    def features(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> list[Float[Tensor, "owned _"]]:
+        """Returns the features h^(t) of the owned atoms after each layer, flat in the order of `plan.out`."""
+        species = self.species(graph.atomic_numbers)
+        elements = Elements(
+            species,
+            group_by_species(species[: graph.num_owned], len(self.statistics.species)),
+            self.embedding.vectors(),
+        )
+        edges = self._edges(graph, vectors, species)
+        h = elements.embedding.index_select(0, species)
+        features = []
+        for layer in self.layers:
+            features.append(layer(h, edges, elements))
+            h = self.exchange(features[-1])
+        return features
+
+    exchange: Callable[[Tensor], Tensor] = staticmethod(lambda h: h)
+    """Completes the features of owned atoms by those of ghosts; the identity without domain decomposition."""
+
+    def species(self, atomic_numbers: Int[Tensor, " node"]) -> Int[Tensor, " node"]:
+        """Returns the index of each atom's element in `statistics.species`.
+
+        Raises:
+            EquipotError: An element is not among them.
+        """
+        species = self.species_of.index_select(0, atomic_numbers)
+        if bool((species < 0).any()):
+            unknown = sorted({chemical_symbols[z] for z in atomic_numbers[species < 0].tolist()})
+            known = ", ".join(chemical_symbols[z] for z in self.statistics.species)
+            raise EquipotError(
+                f"the structure contains {', '.join(unknown)}, which this potential was not made for (it knows "
+                f"{known}). Use a potential trained on data with {', '.join(unknown)}."
+            )
+        return species
+
+    def parameter_counts(self) -> ParameterCounts:
+        """Returns how many parameters there are, how many are active, and where they are."""
+        per_block: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            block = _block_name(name)
+            per_block[block] = per_block.get(block, 0) + parameter.numel()
+        return ParameterCounts(sum(per_block.values()), self._active_parameters(), per_block)
+
+    def _active_parameters(self) -> int:
+        probe, graph = _probe(self)
+        with torch.enable_grad():
+            energy = probe(graph, graph.vectors()).sum()
+            gradients = torch.autograd.grad(energy, list(probe.parameters()), allow_unused=True)
+        return sum(int((g != 0).sum()) for g in gradients if g is not None)
+
+    def _edges(self, graph: Graph, vectors: Float[Tensor, "edge xyz"], species: Int[Tensor, " node"]) -> Edges:
+        lengths = torch.linalg.vector_norm(vectors, dim=1)
+        sign = -1.0 if self.design.edge_vector == "to_receiver" else 1.0
+        directions = (sign * vectors / lengths.unsqueeze(-1)).to(self.dtype)
+        Z_i, Z_j = (graph.atomic_numbers.index_select(0, end) for end in (graph.receivers, graph.senders))
+        return Edges(
+            graph.senders,
+            graph.receivers,
+            species.index_select(0, graph.senders),
+            spherical_harmonics(directions, self.design.max_ell),
+            self.radial_basis(lengths, Z_j, Z_i),
+        )
+
+
+class _Embedding(nn.Module):
+    """h⁰ of each element: one-hot through a linear map scaled by 1/√S, or a plain table."""
+
+    def __init__(self, design: Design, num_species: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_species, embedding_width(design), dtype=dtype))
+        self.factor = 1.0 / math.sqrt(num_species) if design.element_embedding == "linear" else 1.0
+
+    def vectors(self) -> Float[Tensor, "species feature"]:
+        return self.weight * self.factor
+
+
+def _energy_terms(design: Design, statistics: Statistics) -> list[tuple[str, list[float], bool]]:
+    """The constants of the energy per element: name, values, whether they are trained."""
+    num_species = len(statistics.species)
+    mean_shift = design.energy_reference == "mean_shift"
+    E0 = [statistics.total_energy_mean] * num_species if mean_shift else list(statistics.atomic_energies)
+    scale = {"none": 1.0, "force_rms": statistics.force_rms, "energy_std": statistics.energy_std}[design.scale]
+    per_species = design.scale_shift_per_species
+    means = list(statistics.energy_mean_per_species) if per_species else [statistics.energy_mean]
+    shift = means if design.shift == "mean" and not mean_shift else [0.0] * len(means)
+    return [
+        ("E0", E0, design.trainable_e0),
+        ("scale", [scale] * len(means), design.trainable_scale),
+        ("shift", shift, design.trainable_shift),
+    ]
+
+
+def _block_name(parameter: str) -> str:
+    parts = parameter.split(".")
+    return ".".join(parts[:3]) if parts[0] in ("layers", "readouts") and len(parts) > 2 else parts[0]
+
+
+def _probe(potential: Potential) -> tuple[Potential, Graph]:
+    """A copy with random weights and a random cluster of all its elements, for counting gradients."""
+    generator = torch.Generator().manual_seed(1)
+    num_species = len(potential.statistics.species)
+    n = max(6, 2 * num_species)
+    positions = torch.rand(n, 3, generator=generator, dtype=torch.float64) * potential.r_max * 0.5
+    receivers, senders = torch.nonzero(~torch.eye(n, dtype=torch.bool), as_tuple=True)
+    numbers = torch.tensor(potential.statistics.species).repeat(n)[:n]
+    graph = Graph(
+        positions, torch.zeros(1, 3, 3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.bool), numbers,
+        senders, receivers, torch.zeros(len(senders), 3, dtype=torch.float64),
+        torch.zeros(n, dtype=torch.int64), 1, n,
+    )  # fmt: skip
+    return Potential(potential.design, potential.statistics, dtype=torch.float64, seed=1), graph

@@ -1,0 +1,53 @@
+"""Screened nuclear repulsion at short range."""
+
+import torch
+from ase.data import covalent_radii
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipot.basis import polynomial_envelope
+from equipot.geometry import Graph
+from equipot.kernels.reference import pool
+
+
+class ZBL(nn.Module):
+    r"""The Ziegler–Biersack–Littmark pair repulsion, half of each pair to each atom.
+
+        V_ij = ½ · 14.3996 Z_i Z_j / r · φ(r/a) · f(r / (R_i + R_j)),   a = 0.4543 · 0.529 / (Z_i^0.3 + Z_j^0.3)
+        φ(x) = 0.1818 e^{−3.2x} + 0.5099 e^{−0.9423x} + 0.2802 e^{−0.4028x} + 0.02817 e^{−0.2016x}
+
+    f is the polynomial envelope of order p, R are covalent radii (Å).
+
+    Args:
+        p: Order of the envelope.
+
+    Source: Ziegler, Biersack & Littmark (1985); envelope and constants as in mace-torch.
+    """
+
+    radii: Tensor
+    weights: Tensor
+    exponents: Tensor
+
+    def __init__(self, p: int) -> None:
+        super().__init__()
+        self.p = p
+        self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.float64), persistent=False)
+        weights, exponents = [0.1818, 0.5099, 0.2802, 0.02817], [3.2, 0.9423, 0.4028, 0.2016]
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64), persistent=False)
+        self.register_buffer("exponents", torch.tensor(exponents, dtype=torch.float64), persistent=False)
+
+    def forward(self, graph: Graph, lengths: Float[Tensor, " edge"]) -> Float[Tensor, " owned"]:
+        """Returns the repulsion energy of each owned atom, eV."""
+        Z_i, Z_j = graph.atomic_numbers[graph.receivers], graph.atomic_numbers[graph.senders]
+        a = 0.4543 * 0.529 / (Z_i.double().pow(0.3) + Z_j.double().pow(0.3))
+        phi = (self.weights * torch.exp(-self.exponents * (lengths / a).unsqueeze(-1))).sum(dim=-1)
+        f = polynomial_envelope(lengths / (self.radii[Z_i] + self.radii[Z_j]), self.p)
+        return pool(0.5 * 14.3996 * Z_i * Z_j / lengths * phi * f, graph.receivers, graph.num_owned)
+
+
+class NoRepulsion(nn.Module):
+    """No pair term."""
+
+    def forward(self, graph: Graph, lengths: Float[Tensor, " edge"]) -> Float[Tensor, " owned"]:
+        """Returns zeros."""
+        return lengths.new_zeros(graph.num_owned)
