@@ -27,20 +27,18 @@ class ProductBasis(nn.Module):
         self.shared = num_species == 1
         self.operation = ReferenceProduct(description, dtype)
         self.irreps_out = Irreps([(channels, ir) for ir in description.irreps_out])
-        paths = [description.num_paths(description.irreps_out[n], nu) for n, nu in self.operation.terms]
+        outs = description.irreps_out
+        paths = {f"{outs[n]}_nu{nu}": description.num_paths(outs[n], nu) for n, nu in self.operation.terms}
+        self.names = list(paths)
         self.weights = nn.ParameterDict(
-            {
-                f"{description.irreps_out[n]}_nu{nu}": nn.Parameter(
-                    torch.randn(p, num_species, channels, dtype=dtype) / p
-                )
-                for p, (n, nu) in zip(paths, self.operation.terms, strict=True)
-            }
+            {name: nn.Parameter(torch.randn(p, num_species, channels, dtype=dtype) / p) for name, p in paths.items()}
         )
 
     def forward(self, A: Float[Tensor, "node dim_A"], groups: SpeciesGroups) -> Float[Tensor, "node dim_B"]:
         """Returns B, flat."""
         species = torch.zeros_like(groups.species) if self.shared else groups.species
-        return irreps_join(self.operation(A.unflatten(1, (-1, self.channels)), list(self.weights.values()), species))
+        weights = [self.weights[name] for name in self.names]
+        return irreps_join(self.operation(A.unflatten(1, (-1, self.channels)), weights, species))
 
 
 class NoProduct(nn.Module):

@@ -1,0 +1,146 @@
+"""What a design is, in numbers: parameters, paths, body order, receptive field, cost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from equipot.design import Design
+from equipot.interactions import LayerPlan, plan_layers
+from equipot.kernels.polynomial import Product
+from equipot.models.potential import Potential
+from equipot.o3 import Irreps
+from equipot.statistics import Statistics
+
+
+def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
+    r"""Returns the numbers of a design for these elements, ready for a table or JSON.
+
+    Operations are multiply–adds of one energy, forward, counted from the descriptions (non-zero
+    coefficients, each monomial once); forces cost about three times as much.
+
+    Args:
+        design: The axes.
+        species: Atomic numbers.
+
+    Returns:
+        axes, species, parameters, active_parameters, blocks {block: parameters}, receptive_field_A, layers
+        [{h_in, A, h_out, paths, radial_weights, product_paths, body_order, exact}], energy_body_order
+        (None: unbounded), operations_per_edge and operations_per_atom, both per layer and in total.
+
+    Source: body orders: Batatia et al. 2025, N_{t+1} = ν (N_t + 1), N_0 = 0.
+    """
+    species = tuple(sorted(set(species)))
+    potential = Potential(design, _placeholder(species))
+    counts = potential.parameter_counts()
+    plans = plan_layers(design)
+    orders = body_orders(design)
+    layers = [_describe_layer(design, plan, len(species), order) for plan, order in zip(plans, orders, strict=True)]
+    return {
+        "axes": design.model_dump(mode="json"),
+        "species": list(species),
+        "parameters": counts.parameters,
+        "active_parameters": counts.active_parameters,
+        "blocks": counts.per_block,
+        "receptive_field_A": design.layers * design.r_max,
+        "layers": layers,
+        "energy_body_order": energy_body_order(design),
+        "operations_per_edge": sum(layer["operations_per_edge"] for layer in layers),
+        "operations_per_atom": sum(layer["operations_per_atom"] for layer in layers),
+    }
+
+
+def body_orders(design: Design) -> list[int | None]:
+    """Returns the body order of each layer's features, None where it is unbounded.
+
+    Features that are polynomials of correlation order N in the neighbours' one-particle basis have body
+    order N + 1. Gates, norms and learned densities are not polynomial.
+    """
+    polynomial = (
+        design.nonlinearity == "none" and design.feature_norm == "none" and design.neighbour_normalisation != "density"
+    )
+    orders: list[int | None] = []
+    N = 0
+    for _ in range(design.layers):
+        N = design.correlation * (N + 1)
+        orders.append(N + 1 if polynomial else None)
+    return orders
+
+
+def energy_body_order(design: Design) -> int | None:
+    """Returns the highest body order of the energy, None if unbounded (an MLP readout makes it so)."""
+    return None if design.readout == "mlp" else body_orders(design)[-1]
+
+
+def _describe_layer(design: Design, plan: LayerPlan, num_species: int, order: int | None) -> dict[str, Any]:
+    product = plan.product
+    return {
+        "h_in": str(plan.h),
+        "A": str(plan.A),
+        "h_out": str(plan.out),
+        "paths": len(plan.convolution.paths),
+        "radial_weights": plan.convolution.num_weights,
+        "product_paths": _product_paths(product) if product else {},
+        "body_order": order,
+        "operations_per_edge": _operations_per_edge(design, plan),
+        "operations_per_atom": _operations_per_atom(design, plan),
+    }
+
+
+def _product_paths(product: Product) -> dict[str, list[int]]:
+    orders = range(1, product.correlation + 1)
+    return {str(out): [product.num_paths(out, nu) for nu in orders] for out in product.irreps_out}
+
+
+def _operations_per_edge(design: Design, plan: LayerPlan) -> int:
+    weights = plan.convolution.num_weights
+    widths = {"mlp": (design.num_radial, *design.radial_mlp, weights), "fixed": (0, weights)}.get(
+        design.radial_map, (design.num_radial, weights)
+    )
+    radial = sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    coupling = sum(path.mul * _terms(plan, n) for n, path in enumerate(plan.convolution.paths))
+    weighting = sum(path.mul * path.ir_out.dim for path in plan.convolution.paths)
+    return radial + coupling + weighting
+
+
+def _terms(plan: LayerPlan, n: int) -> int:
+    path = plan.convolution.paths[n]
+    return type(plan.convolution)(plan.convolution.irreps_in, plan.convolution.max_ell, (path,)).num_terms
+
+
+def _operations_per_atom(design: Design, plan: LayerPlan) -> int:
+    total = _linear(plan.h, plan.h) + _linear(plan.convolution.irreps_out, plan.A)
+    if design.message_species == "all" or (design.message_species == "first" and plan.index == 0):
+        total += _linear(plan.A, plan.A)
+    if design.self_connection != "none" and (plan.index > 0 or design.self_connection_first):
+        total += _linear(plan.h, plan.update)
+    if plan.product is not None:
+        channels = design.channels_per_degree[0]
+        total += channels * _product_terms(plan.product)
+        total += _linear(Irreps([(channels, ir) for ir in plan.product.irreps_out]), plan.update)
+    return total
+
+
+def _product_terms(product: Product) -> int:
+    formed = sum(len(monomials.last) for monomials in product.monomials[1:])
+    applied = 0
+    for out in product.irreps_out:
+        for nu in range(1, product.correlation + 1):
+            if product.num_paths(out, nu):
+                applied += int((product.coefficients(out, nu)[1].abs() > 1e-12).any(dim=1).sum())
+    return formed + applied
+
+
+def _linear(irreps_in: Irreps, irreps_out: Irreps) -> int:
+    return sum(irreps_in.count(ir) * mul * ir.dim for mul, ir in irreps_out if ir in irreps_in)
+
+
+def _placeholder(species: tuple[int, ...]) -> Statistics:
+    zeros, ones = (0.0,) * len(species), (1.0,) * len(species)
+    return Statistics(
+        species=species,
+        atomic_energies=zeros,
+        mean_neighbours=1.0,
+        mean_neighbours_per_species=ones,
+        energy_mean_per_species=zeros,
+    )
+
+
