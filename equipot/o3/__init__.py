@@ -15,7 +15,26 @@ identical.
 """
 
 from equipot.o3.clebsch_gordan import clebsch_gordan, wigner_3j
+from equipot.o3.coupling import (
+    CouplingPath,
+    chained_couplings,
+    coupling_paths,
+    couplings_of,
+    symmetric_couplings,
+)
 from equipot.o3.irreps import Irrep, Irreps
 from equipot.o3.spherical_harmonics import spherical_harmonics, wigner_D
 
-__all__ = ["Irrep", "Irreps", "clebsch_gordan", "spherical_harmonics", "wigner_3j", "wigner_D"]
+__all__ = [
+    "CouplingPath",
+    "Irrep",
+    "Irreps",
+    "chained_couplings",
+    "clebsch_gordan",
+    "coupling_paths",
+    "couplings_of",
+    "spherical_harmonics",
+    "symmetric_couplings",
+    "wigner_3j",
+    "wigner_D",
+]
