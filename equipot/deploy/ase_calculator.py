@@ -1,0 +1,141 @@
+"""An ASE calculator for a trained potential."""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from equipot.deploy.neighbours import SkinNeighbours
+from equipot.errors import EquipotError
+from equipot.geometry.derivatives import evaluate
+from equipot.models.model_file import as_device, as_dtype, converted, load_potential
+from equipot.models.potential import Potential
+
+
+class EquipotCalculator(Calculator):
+    """Energies, forces and stress of one potential, for everything that ASE can do with them.
+
+    | result | meaning | unit |
+    |---|---|---|
+    | energy, free_energy | E (the same number: there are no electrons to smear) | eV |
+    | energies | E_i of each atom, E0 included; they add up to E | eV |
+    | forces | −∂E/∂r_i | eV/Å |
+    | stress | σ = (1/V) ∂E/∂ε, tension positive, Voigt order; three periodic directions only | eV/Å³ |
+
+    Positions and the sum of energies are float64 whatever the potential's precision. torch's global dtype,
+    device and threads are left alone.
+
+    Args:
+        potential: a model file, or a `Potential`.
+        device: where to compute; None is the CPU for a file, and where it is for a `Potential`.
+        dtype: ``float32`` or ``float64``; None keeps the potential's own.
+        skin: extra radius of the neighbour search, Å (see `SkinNeighbours`).
+
+    Raises:
+        EquipotError: the file cannot be used, or a structure has an element that the potential does not know.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's name)
+
+    def __init__(
+        self,
+        potential: Potential | str | os.PathLike[str],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        skin: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.potential = _prepared(potential, device, dtype)
+        place = next(self.potential.parameters()).device
+        self.neighbours = SkinNeighbours(self.potential.r_max, skin, device=place)
+        self.shortest_distance = np.inf
+        self.shortest_pair: tuple[int, int] | None = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Compute everything at once: forces and stress come from the same derivative.
+
+        Raises:
+            PropertyNotImplementedError: the stress of a structure without three periodic directions was
+            asked for.
+        """
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        periodic = bool(atoms.pbc.all())
+        if "stress" in (properties or []) and not periodic:
+            raise PropertyNotImplementedError(
+                "stress needs a volume, thus three periodic directions; these atoms have "
+                f"pbc={atoms.pbc.tolist()}. "
+                "Set atoms.pbc = True and a cell, or ask for energy and forces only."
+            )
+        check_elements(self.potential, atoms)
+        graph, lengths = self.neighbours.graph(atoms)
+        self._note_shortest(graph.senders, graph.receivers, lengths)
+        prediction = evaluate(self.potential, graph)
+        energy = float(prediction.energy[0])
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": prediction.node_energy.cpu().numpy(),
+            "forces": prediction.forces.cpu().numpy(),
+        }
+        if periodic:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """What ASE's file formats write down about the calculator."""
+        return {"model": "equipot", "r_max": self.potential.r_max, "dtype": str(self.potential.dtype)}
+
+    def _note_shortest(self, senders: torch.Tensor, receivers: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Remember the closest pair of the last structure, for those who watch a simulation."""
+        if len(lengths) == 0:
+            self.shortest_distance, self.shortest_pair = np.inf, None
+            return
+        k = int(lengths.argmin())
+        self.shortest_distance = float(lengths[k])
+        self.shortest_pair = (int(receivers[k]), int(senders[k]))
+
+
+def check_elements(potential: Potential, atoms: Atoms) -> None:
+    """Refuse a structure with elements that the potential was not trained on.
+
+    Raises:
+        EquipotError: names the unknown and the known elements.
+    """
+    unknown = sorted(set(atoms.numbers.tolist()) - set(potential.statistics.species))
+    if unknown:
+        raise EquipotError(
+            f"the structure {atoms.get_chemical_formula()} has {_symbols(unknown)}, which the potential "
+            "does not "
+            f"know: it was trained on {_symbols(potential.statistics.species)}. Train on data with that "
+            "element."
+        )
+
+
+def _symbols(numbers: Any) -> str:
+    return ", ".join(chemical_symbols[z] for z in numbers)
+
+
+def _prepared(
+    potential: Potential | str | os.PathLike[str],
+    device: torch.device | str | None,
+    dtype: torch.dtype | str | None,
+) -> Potential:
+    if not isinstance(potential, Potential):
+        return load_potential(potential, dtype=dtype, device=device or "cpu", check=True)
+    place = next(potential.parameters()).device
+    new_dtype = potential.dtype if dtype is None else as_dtype(dtype)
+    new_place = place if device is None else as_device(device)
+    if (new_dtype, new_place) == (potential.dtype, place):
+        return potential
+    return converted(potential, new_dtype, new_place)
