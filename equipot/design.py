@@ -45,7 +45,8 @@ class Design(BaseModel):
     )
     channels: Channels = Field(128, description="channels k, one number or one for each degree 0 … max_L")
     channel_coupling: Literal["uncoupled", "coupled"] = Field(
-        "uncoupled", description="product basis with one channel index shared by all factors, or n, l, z each their own"
+        "uncoupled",
+        description="product basis with one channel index shared by all factors, or n, l, z each their own",
     )
     last_layer: Literal["all", "scalars"] = Field(
         "scalars", description="irreps that the last layer makes: all, or the scalars that the readout reads"
@@ -59,7 +60,8 @@ class Design(BaseModel):
         "sqrt", description="Bessel prefactor √(2/r_max) (BOTNet, MACE) or 2/r_max (NequIP)"
     )
     radial_map: Literal["fixed", "linear", "linear_species", "mlp"] = Field(
-        "mlp", description="from the basis to the weights of each path and channel; per sender's element if species"
+        "mlp",
+        description="from the basis to the weights of each path and channel; per sender's element if species",
     )
     radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="hidden widths of the radial MLP")
     radial_scaling: Literal["e3nn", "nequip"] = Field(
@@ -89,12 +91,14 @@ class Design(BaseModel):
         "none", description="P: weights per element on the pooled message, in the first layer or in all"
     )
     product: Literal["none", "mace", "symmetric"] = Field(
-        "mace", description="product basis: none (B = A), chained couplings as published, or minimal symmetric"
+        "mace",
+        description="product basis: none (B = A), chained couplings as published, or minimal symmetric",
     )
     correlation: int = Field(3, ge=1, le=5, description="correlation order ν of one layer")
     product_weights: Literal["species", "shared"] = Field("species", description="w per central element or not")
     self_connection: Literal["none", "plain", "species", "embedding"] = Field(
-        "species", description="S: absent, one matrix, one per element, or contracted with the element's embedding"
+        "species",
+        description="S: absent, one matrix, one per element, or contracted with the element's embedding",
     )
     self_connection_first: bool = Field(True, description="S in the first layer too")
     nonlinearity: Literal["none", "gate"] = Field("none", description="σ: identity or the gate")
@@ -110,7 +114,9 @@ class Design(BaseModel):
     energy_reference: Literal["isolated_atoms", "least_squares", "mean_shift"] = Field(
         "isolated_atoms", description="E0: energies of isolated atoms, fitted, or one mean energy per atom"
     )
-    scale: Literal["none", "force_rms", "energy_std"] = Field("force_rms", description="factor of the interaction energy")
+    scale: Literal["none", "force_rms", "energy_std"] = Field(
+        "force_rms", description="factor of the interaction energy"
+    )
     shift: Literal["none", "mean"] = Field("mean", description="mean interaction energy per atom, added to each atom")
     scale_shift_per_species: bool = Field(False, description="one scale and one shift for each element")
     trainable_scale: bool = Field(False, description="scale is a parameter that starts at its measured value")

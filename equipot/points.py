@@ -125,9 +125,7 @@ def nequip_e0_ssh(**axes: Any) -> Design:
 
 def nequip_nosc_e0(**axes: Any) -> Design:
     """NequIP without gate and self-connection, with E0 (the published "no self-connection" block has no gate)."""
-    return nequip_e0(
-        **{"nonlinearity": "none", "self_connection": "none", "self_connection_first": False, **axes}
-    )
+    return nequip_e0(**{"nonlinearity": "none", "self_connection": "none", "self_connection_first": False, **axes})
 
 
 def nequip_nosc_e0_ssh(**axes: Any) -> Design:

@@ -66,6 +66,8 @@ class RadialBasis(nn.Module):
 class Bessel(nn.Module):
     """Spherical Bessel functions of order zero, c · sin(w_n r) / r; w_n in units of π / r_max."""
 
+    frequencies: Tensor
+
     def __init__(self, design: Design, dtype: torch.dtype) -> None:
         super().__init__()
         self.r_max = design.r_max
@@ -98,6 +100,8 @@ class Chebyshev(nn.Module):
 
 class Gaussian(nn.Module):
     """Gaussians of equal width, evenly spaced on [0, r_max]."""
+
+    centres: Tensor
 
     def __init__(self, design: Design, dtype: torch.dtype) -> None:
         super().__init__()

@@ -4,4 +4,12 @@ from equipot.geometry.derivatives import NodeEnergies, Prediction, evaluate
 from equipot.geometry.graph import Graph, batch_graphs
 from equipot.geometry.neighbors import build_graph, graph_from_atoms
 
-__all__ = ["Graph", "NodeEnergies", "Prediction", "batch_graphs", "build_graph", "evaluate", "graph_from_atoms"]
+__all__ = [
+    "Graph",
+    "NodeEnergies",
+    "Prediction",
+    "batch_graphs",
+    "build_graph",
+    "evaluate",
+    "graph_from_atoms",
+]

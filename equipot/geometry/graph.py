@@ -60,8 +60,8 @@ class Graph:
 
     def to(self, device: torch.device | str) -> "Graph":
         """Returns the graph with its tensors on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in tensors.items() if isinstance(v, Tensor)})
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type is not int}
+        return replace(self, **moved)
 
 
 def batch_graphs(graphs: Sequence[Graph]) -> Graph:

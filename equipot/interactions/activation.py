@@ -1,5 +1,7 @@
 """Activation functions scaled to unit second moment, and e3nn's constants for it."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,7 +23,8 @@ class Activation(nn.Module):
 
     def __init__(self, name: str, constants: str) -> None:
         super().__init__()
-        self.function = {"silu": torch.nn.functional.silu, "tanh": torch.tanh}[name]
+        functions: dict[str, Callable[[Tensor], Tensor]] = {"silu": nn.functional.silu, "tanh": torch.tanh}
+        self.function = functions[name]
         self.constant = CONSTANTS[constants][name]
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

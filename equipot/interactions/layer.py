@@ -1,5 +1,6 @@
 """The interaction layer, once for every point of the design space."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -95,9 +96,7 @@ def _species_weights(design: Design, plan: LayerPlan, num_species: int, dtype: t
     return SpeciesLinear(plan.A, plan.A, num_species, dtype) if present else Unchanged()
 
 
-def _product(
-    design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype
-) -> tuple[nn.Module, nn.Module]:
+def _product(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     if plan.product is None:
         return NoProduct(), nn.Identity()
     shared = 1 if design.product_weights == "shared" else num_species
@@ -110,7 +109,7 @@ def _self_connection(design: Design, plan: LayerPlan, num_species: int, dtype: t
         return Absent()
     features = embedding_width(design)
     irreps: tuple[Irreps, Irreps] = (plan.h, plan.update)
-    make = {
+    make: dict[str, Callable[[], nn.Module]] = {
         "none": Absent,
         "plain": lambda: PlainLinear(*irreps, dtype),
         "species": lambda: SpeciesLinear(*irreps, num_species, dtype),

@@ -70,7 +70,10 @@ class SpeciesLinear(nn.Module):
         return {ir: W / math.sqrt(W.shape[0] * W.shape[1]) for ir, W in self.weights.items()}
 
     def forward(
-        self, x: Float[Tensor, "node dim_in"], groups: SpeciesGroups, embedding: Float[Tensor, "species feature"]
+        self,
+        x: Float[Tensor, "node dim_in"],
+        groups: SpeciesGroups,
+        embedding: Float[Tensor, "species feature"],
     ) -> Float[Tensor, "node dim_out"]:
         """Returns y; `groups` are the atoms by element, `embedding` the elements' embedding vectors."""
         parts = {str(ir): part for (_, ir), part in zip(self.irreps_in, irreps_split(x, self.irreps_in), strict=True)}
@@ -93,9 +96,7 @@ class EmbeddingLinear(SpeciesLinear):
     def matrices(self, embedding: Float[Tensor, "species feature"]) -> dict[str, Tensor]:
         """Returns the matrix of each element for each irrep."""
         scale = {ir: math.sqrt(W.shape[0] * W.shape[1]) for ir, W in self.weights.items()}
-        return {
-            ir: (embedding @ W.flatten(1)).unflatten(1, W.shape[1:]) / scale[ir] for ir, W in self.weights.items()
-        }
+        return {ir: (embedding @ W.flatten(1)).unflatten(1, W.shape[1:]) / scale[ir] for ir, W in self.weights.items()}
 
 
 class PlainLinear(nn.Module):

@@ -27,7 +27,10 @@ class CountNormalisation(nn.Module):
     factors: Tensor
 
     def forward(
-        self, basis: Float[Tensor, "edge radial"], receivers: Int[Tensor, " edge"], species: Int[Tensor, " node"]
+        self,
+        basis: Float[Tensor, "edge radial"],
+        receivers: Int[Tensor, " edge"],
+        species: Int[Tensor, " node"],
     ) -> Float[Tensor, "node 1"]:
         """Returns the factor of each atom."""
         return self.factors.index_select(0, species).unsqueeze(-1)
@@ -48,7 +51,10 @@ class DensityNormalisation(nn.Module):
         self.weight = nn.Parameter(torch.randn(num_radial, dtype=dtype))
 
     def forward(
-        self, basis: Float[Tensor, "edge radial"], receivers: Int[Tensor, " edge"], species: Int[Tensor, " node"]
+        self,
+        basis: Float[Tensor, "edge radial"],
+        receivers: Int[Tensor, " edge"],
+        species: Int[Tensor, " node"],
     ) -> Float[Tensor, "node 1"]:
         """Returns the factor of each atom."""
         rho = torch.tanh((basis @ self.weight / self.weight.shape[0] ** 0.5) ** 2)

@@ -1,6 +1,7 @@
 """From radial basis functions to R, the weights of each path and channel."""
 
 import math
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +32,7 @@ class RadialMLP(nn.Module):
         e3nn = design.radial_scaling == "e3nn"
         self.activation = Activation("silu", design.activation_constants) if e3nn else nn.SiLU()
         start = torch.randn if e3nn else _unit_uniform
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.weights = nn.ParameterList([nn.Parameter(start(a, b, dtype=dtype)) for a, b in pairs])
         gain = 1.0 if e3nn else 2.0
         self.scales = [math.sqrt((gain if n > 0 else 1.0) / a) for n, (a, _) in enumerate(pairs)]

@@ -1,0 +1,1 @@
+"""The few operations that cost time: described as data, evaluated by backends."""

@@ -35,7 +35,9 @@ def group_by_species(species: Int[Tensor, " node"], num_species: int) -> Species
 
 
 def species_matmul(
-    x: Float[Tensor, "node m channel_in"], W: Float[Tensor, "species channel_in channel_out"], groups: SpeciesGroups
+    x: Float[Tensor, "node m channel_in"],
+    W: Float[Tensor, "species channel_in channel_out"],
+    groups: SpeciesGroups,
 ) -> Float[Tensor, "node m channel_out"]:
     """Returns y_i = x_i W_{z_i}, one matrix product per element present."""
     parts = x.index_select(0, groups.order).split(groups.counts)

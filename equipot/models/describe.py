@@ -1,6 +1,7 @@
 """What a design is, in numbers: parameters, paths, body order, receptive field, cost."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from equipot.design import Design
@@ -95,7 +96,7 @@ def _operations_per_edge(design: Design, plan: LayerPlan) -> int:
     widths = {"mlp": (design.num_radial, *design.radial_mlp, weights), "fixed": (0, weights)}.get(
         design.radial_map, (design.num_radial, weights)
     )
-    radial = sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    radial = sum(a * b for a, b in pairwise(widths))
     coupling = sum(path.mul * _terms(plan, n) for n, path in enumerate(plan.convolution.paths))
     weighting = sum(path.mul * path.ir_out.dim for path in plan.convolution.paths)
     return radial + coupling + weighting
@@ -142,5 +143,3 @@ def _placeholder(species: tuple[int, ...]) -> Statistics:
         mean_neighbours_per_species=ones,
         energy_mean_per_species=zeros,
     )
-
-

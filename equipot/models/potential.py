@@ -103,9 +103,7 @@ class Potential(nn.Module):
         """
         return self.layer_energies(graph, vectors).sum(dim=0)
 
-    def layer_energies(
-        self, graph: Graph, vectors: Float[Tensor, "edge xyz"]
-    ) -> Float[Tensor, "term owned"]:
+    def layer_energies(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, "term owned"]:
         """Returns the terms of each owned atom's energy: E0 + shift + repulsion, then each layer's readout."""
         species = self.species(graph.atomic_numbers)[: graph.num_owned]
         scale = self.scale.expand_as(self.E0).index_select(0, species)
