@@ -151,7 +151,7 @@ def ace(**axes: Any) -> Design:
 
 def invariant(**axes: Any) -> Design:
     """An invariant network: NequIP's update with scalar features only (max_L = 0), for comparison."""
-    values: dict[str, Any] = {"max_ell": 0, "max_L": 0, "parity": "natural", "channels": 128}
+    values: dict[str, Any] = {"max_ell": 0, "max_L": 0, "parity": "natural", "channels": 128, "embedding_channels": 32}
     return nequip_current(**{**values, **axes})
 
 
