@@ -55,7 +55,7 @@ def clebsch_gordan(l1: int, l2: int, l3: int) -> Float[Tensor, "m1 m2 m3"]:
     Raises:
         EquipotError: |l1-l2| <= l3 <= l1+l2 does not hold.
 
-    Source: NequIP (arXiv 2101.03164), eq. 6; the scale is that of e3nn's tensor products.
+    Source: NequIP (arXiv 2101.03164), the tensor product of the convolution; scale of e3nn's tensor products.
     """
     return torch.from_numpy(wigner_3j_array(l1, l2, l3) * sqrt(2 * l3 + 1))
 
@@ -80,16 +80,14 @@ def wigner_3j_array(l1: int, l2: int, l3: int) -> np.ndarray:
 
 
 def _condon_shortley(l1: int, m1: int, l2: int, m2: int, l3: int) -> float:
-    """<l1 m1 l2 m2 | l3 m1+m2> by Racah's formula in exact arithmetic, rounded once.
+    """<l1 m1 l2 m2 | l3 m1+m2> by Racah's single sum in exact arithmetic, rounded once.
 
-    Source: Varshalovich et al. (1988), eq. 8.2.1(3).
+    Source: Varshalovich et al. (1988), §8.2.1.
     """
     m3 = m1 + m2
     total = Fraction(0)
     for k in range(max(0, l2 - l3 - m1, l1 - l3 + m2), min(l1 + l2 - l3, l1 - m1, l2 + m2) + 1):
-        denominator = _factorials(
-            k, l1 + l2 - l3 - k, l1 - m1 - k, l2 + m2 - k, l3 - l2 + m1 + k, l3 - l1 - m2 + k
-        )
+        denominator = _factorials(k, l1 + l2 - l3 - k, l1 - m1 - k, l2 + m2 - k, l3 - l2 + m1 + k, l3 - l1 - m2 + k)
         total += Fraction((-1) ** k, denominator)
     squared = Fraction(
         (2 * l3 + 1)

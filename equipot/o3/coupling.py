@@ -44,8 +44,8 @@ def coupling_paths(
 
     All chains of ν-1 factors are taken in their order; each is coupled with every irrep of the sum, and to
     every irrep that the pair allows (l ascending); from two factors on, the result is then sorted by its
-    irrep (l, p), stably. Chains that end in `out` keep this order. So the irrep before the last coupling varies
-    slowest, then (recursively) the chain that led to it, and the last factor fastest.
+    irrep (l, p), stably. Chains that end in `out` keep this order. So the irrep before the last coupling
+    varies slowest, then (recursively) the chain that led to it, and the last factor fastest.
 
     Args:
         irreps: one copy each of the irreps of a factor.
@@ -94,7 +94,7 @@ def chained_couplings(
     Raises:
         EquipotError: an irrep has not one copy, or the correlation is below 1.
 
-    Source: MACE (arXiv 2206.07697), eqs. 10 and 11.
+    Source: MACE (arXiv 2206.07697), generalised Clebsch–Gordan coefficients of the product basis.
     """
     paths = coupling_paths(irreps, out, correlation, natural_intermediates=natural_intermediates)
     slices = irreps.slices()
@@ -126,7 +126,7 @@ def symmetric_couplings(irreps: Irreps, out: Irrep, correlation: int) -> Float[T
     Raises:
         EquipotError: an irrep has not one copy, or the correlation is below 1.
 
-    Source: Dusson et al., J. Comput. Phys. 454, 110946 (2022), §3 (symmetrised basis of linear ACE).
+    Source: Dusson et al., J. Comput. Phys. 454, 110946 (2022), the symmetrised basis of linear ACE.
     """
     _check(irreps, correlation)
     slices = irreps.slices()
@@ -146,9 +146,7 @@ def symmetric_couplings(irreps: Irreps, out: Irrep, correlation: int) -> Float[T
     return torch.from_numpy(B)
 
 
-def couplings_of(
-    factors: tuple[Irrep, ...], labels: tuple[int, ...], out: Irrep
-) -> Float[Tensor, "path M *m"]:
+def couplings_of(factors: tuple[Irrep, ...], labels: tuple[int, ...], out: Irrep) -> Float[Tensor, "path M *m"]:
     """A minimal orthonormal basis of the couplings of given factors, symmetric among factors of equal label.
 
     The building block of symmetric_couplings, and of bases whose factors carry more than (l, m), such as the
@@ -204,9 +202,7 @@ def _chain(degrees: tuple[int, ...], coupled: tuple[int, ...]) -> np.ndarray:
 def _couplings_of(factors: tuple[Irrep, ...], labels: tuple[int, ...], out: Irrep) -> np.ndarray:
     """As couplings_of; the array is shared."""
     orders = [
-        order
-        for order in permutations(range(len(labels)))
-        if all(labels[k] == labels[i] for i, k in enumerate(order))
+        order for order in permutations(range(len(labels))) if all(labels[k] == labels[i] for i, k in enumerate(order))
     ]
     basis = np.zeros((0, out.dim * int(np.prod([ir.dim for ir in factors]))))
     for coupled in _intermediates(factors, out):

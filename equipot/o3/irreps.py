@@ -42,9 +42,7 @@ class Irrep:
         """
         match = _IRREP.fullmatch(text.strip())
         if match is None:
-            raise EquipotError(
-                f"{text!r} is not an irrep: write the degree and the parity, e.g. '0e', '1o', '2e'."
-            )
+            raise EquipotError(f"{text!r} is not an irrep: write the degree and the parity, e.g. '0e', '1o', '2e'.")
         degree = int(match[1])
         return cls.natural(degree) if match[2] == "y" else cls(degree, 1 if match[2] == "e" else -1)
 
@@ -70,9 +68,7 @@ class Irrep:
 
     def __mul__(self, other: "Irrep") -> list["Irrep"]:
         """The irreps of the product, l = |l1-l2| ... l1+l2 ascending, each once, with p = p1 p2."""
-        return [
-            Irrep(degree, self.p * other.p) for degree in range(abs(self.l - other.l), self.l + other.l + 1)
-        ]
+        return [Irrep(degree, self.p * other.p) for degree in range(abs(self.l - other.l), self.l + other.l + 1)]
 
     def __str__(self) -> str:
         return f"{self.l}{'e' if self.p == 1 else 'o'}"
@@ -206,8 +202,7 @@ def _parse(text: str) -> list[tuple[int, Irrep]]:
         match = _TERM.fullmatch(term.strip())
         if match is None:
             raise EquipotError(
-                f"{term.strip()!r} in {text!r} is not an irrep: write terms such as '32x0e' or '1o', "
-                "joined by '+'."
+                f"{term.strip()!r} in {text!r} is not an irrep: write terms such as '32x0e' or '1o', joined by '+'."
             )
         terms.append((int(match[1] or 1), Irrep.from_string(match[2])))
     return terms

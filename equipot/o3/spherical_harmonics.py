@@ -67,8 +67,8 @@ def wigner_D(degree: int, R: Float[Tensor, "3 3"]) -> Float[Tensor, "m n"]:
         raise EquipotError(f"degree {degree} does not exist: give 0 or more.")
     D = torch.ones_like(R[:1, :1])
     for l in range(1, degree + 1):  # noqa: E741
-        C = clebsch_gordan(l - 1, 1, l).to(R).reshape(-1, 2 * l + 1)
-        D = C.T @ torch.kron(D, R) @ C
+        C = clebsch_gordan(l - 1, 1, l).to(R)
+        D = torch.einsum("iam,ij,ab,jbn->mn", C, D, R, C)
     return D
 
 
