@@ -117,7 +117,7 @@ class Product:
 
     def num_paths(self, out: Irrep, nu: int) -> int:
         """Number of weighted paths η of order ν that make this irrep."""
-        return _couplings(self.form, self.irreps_in, out, nu).shape[-1]
+        return _merged(self.form, self.irreps_in, out, nu)[1]
 
     @cached_property
     def monomials(self) -> tuple[Monomials, ...]:
@@ -154,23 +154,27 @@ class Product:
         return range(1, self.correlation + 1)
 
     def _table(self, out: Irrep, nu: int) -> dict[tuple[int, ...], Tensor]:
-        return _merged(self.form, self.irreps_in, out, nu)
+        return _merged(self.form, self.irreps_in, out, nu)[0]
 
 
-@lru_cache(maxsize=256)
 def _couplings(form: str, irreps_in: tuple[Irrep, ...], out: Irrep, nu: int) -> Tensor:
+    """U [M, lm × ν, path]; chains of four factors and more pass natural intermediates only, as published."""
     irreps = Irreps([(1, ir) for ir in irreps_in])
     if form == "symmetric":
         return symmetric_couplings(irreps, out, nu)
-    return chained_couplings(irreps, out, nu)
+    return chained_couplings(irreps, out, nu, natural_intermediates=nu >= 4)
 
 
 @lru_cache(maxsize=256)
-def _merged(form: str, irreps_in: tuple[Irrep, ...], out: Irrep, nu: int) -> dict[tuple[int, ...], Tensor]:
-    """Sums couplings over the orders of equal factors: {sorted components: [M, path]}."""
+def _merged(form: str, irreps_in: tuple[Irrep, ...], out: Irrep, nu: int) -> tuple[dict[tuple[int, ...], Tensor], int]:
+    """Sums couplings over the orders of equal factors: {sorted components: [M, path]}, and the number of paths.
+
+    U itself is large (0.9 GB for ν = 4, L = 2) and not kept.
+    """
     U = _couplings(form, irreps_in, out, nu)
-    if U.shape[-1] == 0:
-        return {}
+    num_paths = U.shape[-1]
+    if num_paths == 0:
+        return {}, 0
     flat = U.movedim(0, -2).flatten(0, nu - 1)
     nonzero = torch.nonzero(flat.abs().amax(dim=(1, 2)) > 1e-12).flatten()
     index = np.stack(np.unravel_index(nonzero.numpy(), U.shape[1 : nu + 1]), axis=1)
@@ -178,12 +182,12 @@ def _merged(form: str, irreps_in: tuple[Irrep, ...], out: Irrep, nu: int) -> dic
     merged = torch.zeros((len(keys), *flat.shape[1:]), dtype=torch.float64)
     merged.index_add_(0, torch.from_numpy(group.reshape(-1)), flat[nonzero])
     kept = torch.nonzero(merged.abs().amax(dim=(1, 2)) > 1e-12).flatten().tolist()
-    return {tuple(int(c) for c in keys[n]): merged[n] for n in kept}
+    return {tuple(int(c) for c in keys[n]): merged[n] for n in kept}, num_paths
 
 
 def reachable(irreps_in: tuple[Irrep, ...], out: Irrep, correlation: int, form: str) -> bool:
     """Whether a product of at most `correlation` factors makes this irrep."""
-    return any(_merged(form, irreps_in, out, nu) for nu in range(1, correlation + 1))
+    return any(_merged(form, irreps_in, out, nu)[0] for nu in range(1, correlation + 1))
 
 
 def offsets(sizes: Iterable[int]) -> list[slice]:
