@@ -1,0 +1,1 @@
+"""Structures from users: reading, checking, splitting, measuring, and the sets that training sees."""
