@@ -1,0 +1,1 @@
+"""What a trained potential is worth: predictions, scans, figures, the report."""
