@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise EquipotError(f"cannot resume: there is no checkpoint {path}; start the run without resuming")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, LookupError) as error:
         raise EquipotError(
             f"cannot resume: {path} is damaged or not a checkpoint ({_first_line(error)}); start a new run"
         ) from error

@@ -1,14 +1,21 @@
 """Small structures, data sets and models that the tests of training share."""
 
+import json
+import signal
+from pathlib import Path
+
 import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
-from equipot.data.dataset import Dataset
-from equipot.data.read import Frame
 
+from equipot.data.dataset import Dataset
+from equipot.data.frame import Frame
+from equipot.fit.checkpoint import load_checkpoint
 from equipot.fit.options import FitOptions
+from equipot.fit.reporter import NullReporter, StepReport
+from equipot.models.model_file import load_potential
 from equipot.models.potential import Potential
 from equipot.points import mace
 from equipot.statistics import Statistics
@@ -78,3 +85,39 @@ def options(**changes) -> FitOptions:
 def bits(model: torch.nn.Module) -> dict[str, bytes]:
     """The weights, to the last bit."""
     return {name: value.detach().numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+class Interrupter(NullReporter):
+    """Sends a signal to this process after some step, as Ctrl-C or `kill` would."""
+
+    def __init__(self, after_step: int, number: int = signal.SIGINT) -> None:
+        self.after_step, self.number = after_step, number
+
+    def step(self, report: StepReport) -> None:
+        if report.step == self.after_step:
+            signal.raise_signal(self.number)
+
+
+def same(a: object, b: object, ignore: tuple[str, ...] = ("seconds", "time_s")) -> bool:
+    """Whether two nested values are equal to the last bit, but for clocks."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if k not in ignore)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Asserts that two runs left the same bits: checkpoint, models, metrics."""
+    assert same(records(a), records(b))
+    first, second = load_checkpoint(a / "last.ckpt"), load_checkpoint(b / "last.ckpt")
+    for key in first:
+        assert same(first[key], second[key]), key
+    for name in ("best.equipot", "last.equipot"):
+        assert bits(load_potential(a / name)) == bits(load_potential(b / name)), name

@@ -1,0 +1,179 @@
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import small
+import torch
+from rich.console import Console
+
+from equipot.data.dataset import Dataset
+from equipot.errors import EquipotError
+from equipot.fit.metrics import errors
+from equipot.fit.non_finite import NonFiniteError
+from equipot.fit.options import FitOptions
+from equipot.fit.reporter import ProgressReporter, logging_to
+from equipot.fit.train import fit
+from equipot.models.model_file import load_potential
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small.dataset(8), small.dataset(5, seed=1)
+
+
+def test_four_structures_are_over_fitted(tmp_path):
+    four = small.dataset(4)
+    model = small.potential(channels=16, max_ell=2)
+    before = errors(model, four)
+    options = FitOptions(
+        max_epochs=250,
+        batch_size=4,
+        lr=0.03,
+        energy_weight=10.0,
+        stress_weight=1000.0,
+        ema_decay=0.9,
+        validate_every=50,
+        checkpoint_seconds=1e9,
+    )
+    fit(model, four, four, options, tmp_path)
+    after = errors(model, four)
+    assert after["energy_rmse_meV_per_atom"] < 3 < before["energy_rmse_meV_per_atom"] / 100
+    assert after["forces_rmse_meV_per_A"] < 20 < before["forces_rmse_meV_per_A"] / 10
+    assert after["stress_rmse_meV_per_A3"] < 1 < before["stress_rmse_meV_per_A3"] / 10
+
+
+def test_one_line_of_metrics_per_validation(data, tmp_path):
+    model = small.potential()
+    result = fit(model, *data, small.options(validate_every=2, max_epochs=5, schedule="constant"), tmp_path)
+    lines = small.records(tmp_path)
+    assert [line["epoch"] for line in lines] == [1, 3, 4]
+    assert [line["step"] for line in lines] == [6, 12, 15]
+    best = min(lines, key=lambda line: line["valid_loss"])
+    assert result.best_loss == best["valid_loss"] and result.best_epoch == best["epoch"]
+    assert {k: best[f"valid_{k}"] for k in result.errors} == result.errors
+    assert errors(model, data[1]) == pytest.approx(result.errors, rel=1e-9)
+    assert all(math.isfinite(line[k]) for line in lines for k in ("lr", "train_loss", "gradient_norm", "time_s"))
+    assert set(lines[0]["valid_elements"]) == {"H", "C", "O", "Cu"}
+    assert set(lines[0]["valid_config_types"]) == {"crystal", "molecule"}
+
+
+def test_train_loss_is_the_mean_over_the_epoch(data, tmp_path):
+    """At a vanishing learning rate it equals the loss of the model on the training set."""
+    options = small.options(max_epochs=1, lr=1e-14, schedule="constant", ema_decay=None)
+    fit(small.potential(), data[0], data[0], options, tmp_path)
+    (line,) = small.records(tmp_path)
+    assert line["train_loss"] == pytest.approx(line["valid_loss"], rel=1e-9)
+    for name in ("energy_rmse_meV_per_atom", "forces_mae_meV_per_A", "stress_rmse_meV_per_A3"):
+        assert line[f"train_{name}"] == pytest.approx(line[f"valid_{name}"], rel=1e-9)
+
+
+def test_frozen_parameters_stay(data, tmp_path):
+    model = small.potential()
+    model.embedding.requires_grad_(False)
+    before = small.bits(model)
+    fit(model, *data, small.options(max_epochs=1), tmp_path)
+    after = small.bits(model)
+    assert {name for name in before if before[name] == after[name]} >= {
+        name for name in before if name.startswith("embedding")
+    }
+    assert before != after
+
+
+def test_patience_stops_in_the_last_stage_only(data, tmp_path):
+    options = small.options(
+        max_epochs=40, lr=1e-30, schedule="constant", patience=3, stages=[{"from_epoch": 6, "energy_weight": 2.0}]
+    )
+    result = fit(small.potential(torch.float32), *data, options, tmp_path)
+    assert (result.status, result.epochs) == ("patience", 9)
+
+
+def test_plateau_stops_at_its_smallest_rate(data, tmp_path):
+    options = small.options(
+        max_epochs=40, lr=1e-20, min_lr=4e-21, schedule="plateau", plateau_patience=1, plateau_factor=0.5
+    )
+    result = fit(small.potential(torch.float32), *data, options, tmp_path)
+    assert (result.status, result.epochs) == ("min_lr", 5)
+    assert [line["lr"] for line in small.records(tmp_path)] == [1e-20, 1e-20, 5e-21, 5e-21, 2.5e-21]
+
+
+def test_the_clock_ends_a_run_and_drives_the_schedule(data, tmp_path):
+    options = small.options(max_epochs=10**6, max_minutes=0.5 / 60, final_lr_fraction=0.01)
+    result = fit(small.potential(), *data, options, tmp_path)
+    assert result.status == "time"
+    assert 0.5 <= result.seconds < 2
+    rates = [line["lr"] for line in small.records(tmp_path)]
+    assert rates[0] > 0.009 and rates[-1] < 0.001
+    longer = options.model_copy(update={"max_minutes": 0.7 / 60})
+    resumed = fit(small.potential(), *data, longer, tmp_path, resume=True)
+    assert resumed.status == "time" and resumed.steps > result.steps and resumed.seconds >= 0.7
+
+
+def exploding(index: int):
+    """A frame whose force label is beyond what its square can hold."""
+    frame = small.frames(2)[1]
+    return small.labelled(frame.atoms, index, forces=np.full((len(frame.atoms), 3), 1e200))
+
+
+def test_a_non_finite_loss_names_the_structure_and_keeps_the_model(data, tmp_path):
+    frames = [*small.frames(6), exploding(77)]
+    options = small.options(batch_size=4, schedule="constant")
+    with pytest.raises(NonFiniteError) as caught:
+        fit(small.potential(), Dataset(frames, small.R_MAX), data[1], options, tmp_path)
+    assert "the loss is inf in step" in str(caught.value)
+    assert "Structures that give this alone: small.xyz#77." in str(caught.value)
+    assert str(tmp_path / "best.equipot") in str(caught.value)
+    kept = load_potential(tmp_path / "best.equipot")
+    assert all(p.isfinite().all() for p in kept.parameters())
+
+
+def test_a_non_finite_gradient_stops_before_the_weights_change(data, tmp_path):
+    model = small.potential()
+    parameter = next(p for n, p in model.named_parameters() if n.startswith("readouts"))
+    parameter.register_hook(lambda gradient: gradient * torch.nan)
+    before = small.bits(model)
+    with pytest.raises(NonFiniteError, match=r"norm of the gradient is nan in step 0 \(epoch 0\)"):
+        fit(model, *data, small.options(), tmp_path)
+    assert small.bits(model) == before
+
+
+def test_a_non_finite_validation_names_the_structure(data, tmp_path):
+    valid = Dataset([*small.frames(3), exploding(55)], small.R_MAX)
+    with pytest.raises(NonFiniteError, match=r"validation loss is not finite in epoch 0.*small\.xyz#55"):
+        fit(small.potential(), data[0], valid, small.options(), tmp_path)
+
+
+def test_no_structures(data, tmp_path):
+    with pytest.raises(EquipotError, match="there are no validation structures"):
+        fit(small.potential(), data[0], data[1].select([]), small.options(), tmp_path)
+
+
+def test_the_log_has_a_line_per_validation(data, tmp_path, capsys):
+    with logging_to(tmp_path / "log.txt"):
+        fit(small.potential(), *data, small.options(), tmp_path / "run")
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("meV/atom") == 3 and "finished after 3 epochs, 9 steps" in log
+    assert capsys.readouterr().err.count("meV/atom") == 3
+    assert not logging.getLogger("equipot").handlers
+
+
+def test_the_bar_shows_losses_errors_and_time_left(data, tmp_path):
+    console = Console(force_terminal=True, width=160, record=True, file=(tmp_path / "screen").open("w"))
+    fit(small.potential(), *data, small.options(), tmp_path / "run", reporter=ProgressReporter(console, 0.0))
+    console.file.close()
+    shown = (tmp_path / "screen").read_text()
+    assert "train loss" in shown and "meV/Å" in shown and "left" in shown and "valid E" in shown
+
+    quiet = Console(force_terminal=False, file=(tmp_path / "pipe").open("w"))
+    fit(small.potential(), *data, small.options(), tmp_path / "run2", reporter=ProgressReporter(quiet))
+    quiet.file.close()
+    assert (tmp_path / "pipe").read_text() == ""
+
+
+def test_metrics_are_json_without_nan(data, tmp_path):
+    molecules = Dataset([f for f in small.frames(6) if f.stress is None], small.R_MAX)
+    fit(small.potential(), molecules, molecules, small.options(), tmp_path)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text.splitlines()[0])["valid_stress_rmse_meV_per_A3"] is None
