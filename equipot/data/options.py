@@ -143,6 +143,12 @@ class DataOptions(BaseModel):
             raise ValueError(f"the E0 of {bad[0]} is {value[bad[0]]}; give the energy of the isolated atom in eV")
         return value
 
+    @field_validator("config_type_weights", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: Any) -> Any:
+        """A config_type such as 300 is a name."""
+        return {str(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
+
     @field_validator("config_type_weights")
     @classmethod
     def _not_negative(cls, value: dict[str, float]) -> dict[str, float]:
@@ -159,8 +165,10 @@ def _symbol(key: Any) -> str:
         return chemical_symbols[int(text)]
     if text in atomic_numbers and text != "X":
         return text
+    if isinstance(key, bool):
+        raise ValueError(f"YAML read a chemical symbol as {key}; put it in quotes, such as 'No'")
     near = difflib.get_close_matches(text.capitalize(), chemical_symbols[1:], n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise ValueError(f"'{text}' is not a chemical symbol or atomic number{hint}")
 
 
