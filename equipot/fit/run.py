@@ -337,4 +337,3 @@ class Run:
         if self.leads:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / METRICS).unlink(missing_ok=True)
-        self.processes.copy_from_first([t.detach() for t in self.model.state_dict().values()])

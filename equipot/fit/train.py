@@ -96,6 +96,7 @@ def fit(
         if len(dataset) == 0:
             raise EquipotError(f"there are no {name} structures; give at least one (data.train, data.valid)")
     processes = distributed.current()
+    processes.copy_from_first(list(potential.state_dict().values()))
     optimiser = build_optimiser(potential, options)
     with StopRequest() as stop:
         run = Run(

@@ -121,3 +121,8 @@ def assert_same_run(a: Path, b: Path) -> None:
         assert same(first[key], second[key]), key
     for name in ("best.equipot", "last.equipot"):
         assert bits(load_potential(a / name)) == bits(load_potential(b / name)), name
+
+
+def total_weight(model: torch.nn.Module) -> float:
+    """The sum of all weights: one number to compare models in different processes by."""
+    return float(sum(p.detach().sum() for p in model.parameters()))
