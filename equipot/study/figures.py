@@ -169,7 +169,7 @@ def _parity(
         _points(upper, reference, predicted, colour, extents[0])
         lower.axhline(0.0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         _points(lower, reference, difference, colour, extents[1])
-        upper.set(xlim=(low, high), ylim=(low, high), ylabel=labels[1], title=title)
+        upper.set(xlim=(low, high), ylim=(low, high), ylabel=labels[1])
         lower.set(ylim=(-bound, bound), xlabel=labels[0], ylabel=labels[2])
         upper.xaxis.set_major_locator(MaxNLocator(5))
         upper.yaxis.set_major_locator(MaxNLocator(5))
@@ -257,7 +257,7 @@ def scan(name: str, x_name: str, x: np.ndarray, reference: np.ndarray, predicted
         lower.axhline(0.0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         lower.plot(x, difference, color=VERMILION, linewidth=1.2)
         lower.fill_between(x, 0.0, difference, color=VERMILION, alpha=0.2, linewidth=0)
-        upper.set(ylabel="E − min E_ref (meV)", title=name)
+        upper.set(ylabel="E − min E_ref (meV)")
         lower.set(xlabel=x_name, ylabel="Δ (meV)")
         lower.yaxis.set_major_locator(MaxNLocator(3))
         if x.min() >= 0 and 300 < x.max() <= 360:

@@ -87,6 +87,7 @@ class Panel:
     def save_png(self, path: str, dpi: int = 160) -> None:
         """Writes the picture on white paper, for slides and for looking at."""
         with styled():
+            self.figure.suptitle(self.title, fontsize=10, fontweight="bold", x=0.02, ha="left")
             self.figure.savefig(path, dpi=dpi, facecolor="white")
 
 

@@ -1,0 +1,345 @@
+"""The configuration of a training run: read once, validated, frozen, and written out as it was understood."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from equipot.data.options import ENERGY_MODES, DataOptions
+from equipot.deploy.options import MDOptions
+from equipot.design import Design
+from equipot.errors import EquipotError
+from equipot.fit.options import FitOptions
+from equipot.points import named_point
+
+FIRST_MODEL: dict[str, Any] = {"name": "mace", "channels": 32, "max_L": 1, "max_ell": 3, "correlation": 2}
+"""The design where none is named: small enough for a few minutes on a laptop."""
+
+FIRST_DYNAMICS: dict[str, Any] = {"steps": 2000}
+"""Where the molecular dynamics after training differs from `MDOptions`."""
+
+Raw = dict[str, Any]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunOptions(_Section):
+    """What does not change the function that is learned, and how a run is called."""
+
+    title: str | None = Field(None, description="heading of the report; default: name of the run folder")
+    seed: int = Field(0, ge=0, description="seed of the initial weights, and of split and data order if not given")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one")
+    dtype: Literal["float32", "float64"] = Field("float32", description="precision of the model")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: as torch chooses")
+
+
+class ScanOptions(_Section):
+    """A path of structures with reference energies, compared after training."""
+
+    file: str = Field(description="structures with reference energies, in any order")
+    x: str = Field(description="key of what is scanned, such as gamma")
+    group: str | None = Field(None, description="key that tells several paths apart, such as plane")
+    unit: str = Field("°", description="unit of x, for the axis")
+
+
+class DynamicsOptions(_Section):
+    """The molecular dynamics after training: what it starts from, and the options of `MDOptions`."""
+
+    structure: str | None = Field(None, description="file to start from; default: the validation structures")
+    index: int = Field(0, ge=0, description="number of the structure in the file or set")
+    max_minutes: float = Field(2.0, gt=0, description="fewer steps are taken where all would take longer")
+    options: MDOptions = Field(default_factory=lambda: MDOptions(**FIRST_DYNAMICS), description="the simulation")
+
+
+class DesignChoice(_Section):
+    """A named point with some axes changed."""
+
+    name: str
+    design: Design
+
+
+class Config(_Section):
+    """Everything that decides a training run."""
+
+    data: DataOptions
+    design: DesignChoice
+    fit: FitOptions = Field(default_factory=FitOptions)
+    run: RunOptions = Field(default_factory=RunOptions)
+    md: DynamicsOptions | None = Field(default_factory=DynamicsOptions)
+    scan: ScanOptions | None = None
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str], settings: Sequence[str] = ()) -> "Config":
+        """Reads a YAML file; paths in it are relative to its folder.
+
+        Args:
+            path: The file.
+            settings: ``key=value`` with dotted keys and YAML values, applied on top; their paths are relative to
+                the working directory.
+
+        Raises:
+            EquipotError: The file is missing or not YAML, a key is unknown, or a value is not allowed.
+        """
+        path = Path(path)
+        raw = _with_absolute_paths(_read_yaml(path), path.resolve().parent)
+        return cls.from_dict(raw, settings, source=str(path))
+
+    @classmethod
+    def from_files(cls, files: Iterable[str | os.PathLike[str]], settings: Sequence[str] = ()) -> "Config":
+        """Returns the configuration for a first model from files of structures.
+
+        Args:
+            files: Training files.
+            settings: As for `from_yaml`.
+        """
+        raw = {"data": {"train": [str(Path(file).resolve()) for file in files]}}
+        return cls.from_dict(raw, settings, source="the command line")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], settings: Sequence[str] = (), source: str = "config") -> "Config":
+        """Returns the configuration that nested dictionaries describe; see `from_yaml`."""
+        merged = _merged(raw, _with_absolute_paths(parse_settings(settings), Path.cwd()))
+        _check_keys(merged, SECTIONS, "", source)
+        if not isinstance(merged.get("data"), dict):
+            raise EquipotError(f"{source}: there is no section 'data'; write data: {{train: my.extxyz}}.")
+        run = _section(RunOptions, "run", merged.get("run"), source)
+        seeded = {key: {"seed": run.seed, **_mapping(merged.get(key), key, source)} for key in ("data", "fit")}
+        return cls(
+            data=_section(DataOptions, "data", seeded["data"], source),
+            design=_design(merged.get("design"), source),
+            fit=_section(FitOptions, "fit", seeded["fit"], source),
+            run=run,
+            md=_dynamics(merged.get("md", {}), source),
+            scan=None if not merged.get("scan") else _section(ScanOptions, "scan", merged["scan"], source),
+        )
+
+    def as_dict(self) -> Raw:
+        """Returns nested dictionaries of plain values, from which `from_dict` makes the same configuration."""
+        md = False if self.md is None else _flat(self.md.model_dump(mode="json"), "options")
+        return {
+            "data": self.data.model_dump(mode="json"),
+            "design": _flat(self.design.model_dump(mode="json"), "design"),
+            "fit": self.fit.model_dump(mode="json"),
+            "run": self.run.model_dump(mode="json"),
+            "md": md,
+            "scan": None if self.scan is None else self.scan.model_dump(mode="json"),
+        }
+
+    def to_yaml(self) -> str:
+        """Returns the resolved configuration: every key, paths absolute."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, width=100)
+
+    def portable(self) -> Raw:
+        """Returns `as_dict` with file names instead of paths, to go into a model file."""
+        return _map_paths(self.as_dict(), lambda path: Path(path).name)
+
+
+SECTIONS: dict[str, type[BaseModel] | None] = {
+    "data": DataOptions, "design": Design, "fit": FitOptions, "run": RunOptions, "md": DynamicsOptions,
+    "scan": ScanOptions,
+}  # fmt: skip
+"""The sections of a configuration and the models that describe their keys."""
+
+
+def parse_settings(settings: Sequence[str]) -> Raw:
+    """Returns nested dictionaries of ``key=value`` settings.
+
+    Raises:
+        EquipotError: A setting has no ``=``, no section, or a value that is not YAML.
+    """
+    raw: Raw = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise EquipotError(f"--set {setting}: write section.key=value, for example --set fit.max_epochs=10.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise EquipotError(f"--set {setting}: the value is not YAML ({_yaml_problem(error)}).") from None
+        for part in reversed(parts):
+            value = {part: value}
+        raw = _merged(raw, value)
+    return raw
+
+
+def _read_yaml(path: Path) -> Raw:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in _siblings(path)], n=1)
+        hint = f" Did you mean {path.with_name(near[0])}?" if near else ""
+        raise EquipotError(f"there is no file {path}.{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EquipotError(f"{path} cannot be read as YAML: {error}.") from None
+    except yaml.YAMLError as error:
+        raise EquipotError(f"{path} is not YAML: {_yaml_problem(error)}.") from None
+    if not isinstance(raw, dict):
+        raise EquipotError(f"{path} holds no configuration; it needs at least data: {{train: my.extxyz}}.")
+    return raw
+
+
+def _siblings(path: Path) -> list[Path]:
+    return sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Raw:
+    """Returns `below` with the entries of `above` put in, dictionaries entry by entry."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, str) and key == "design":
+            old = {"name": old}
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _check_keys(raw: Mapping[str, Any], known: Iterable[str], prefix: str, source: str) -> None:
+    known = list(known)
+    for key in raw:
+        if key not in known:
+            raise EquipotError(f"{source}: {unknown_key(str(key), known, prefix)}")
+
+
+def unknown_key(key: str, known: Sequence[str], prefix: str = "") -> str:
+    """Returns a sentence that names an unknown key, the nearest known one, and all of them."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = _elsewhere(key) or (f" Did you mean '{prefix}{near[0]}'?" if near else "")
+    where = f"section '{prefix.rstrip('.')}'" if prefix else "a configuration"
+    return f"unknown key '{prefix}{key}'.{hint} The keys of {where} are: {', '.join(known)}."
+
+
+def _elsewhere(key: str) -> str:
+    """Returns a hint to the section that has such a key."""
+    for section, model in SECTIONS.items():
+        if model is not None and key in model.model_fields:
+            return f" Did you mean '{section}.{key}'?"
+    return ""
+
+
+def _mapping(raw: Any, name: str, source: str) -> Raw:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise EquipotError(f"{source}: section '{name}' is {raw!r}; it needs keys and values.")
+    return dict(raw)
+
+
+def _section(model: type[BaseModel], name: str, raw: Any, source: str, prefix: str | None = None) -> Any:
+    """Builds one section; every problem names the file and the dotted key."""
+    values = _mapping(raw, name, source)
+    _check_keys(values, model.model_fields, f"{name}.", source)
+    try:
+        return model(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join([name, *(str(part) for part in problem["loc"])])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            raise EquipotError(f"{source}: '{key}' is missing; {_description(model, problem['loc'])}.") from None
+        given = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
+        raise EquipotError(f"{source}: {key}{given}: {message}.") from None
+    except EquipotError as error:
+        raise EquipotError(f"{source}: {_with_section(str(error), name, model)}") from None
+
+
+def _with_section(message: str, name: str, model: type[BaseModel]) -> str:
+    """Returns a message that says which section it is about."""
+    if message.startswith(f"{name}."):
+        return message
+    return f"{name}.{message}" if message.split()[0] in model.model_fields else f"{name}: {message}"
+
+
+def _description(model: type[BaseModel], location: Sequence[Any]) -> str:
+    field = model.model_fields.get(str(location[0])) if location else None
+    return field.description or "it is needed" if field else "it is needed"
+
+
+def _design(raw: Any, source: str) -> DesignChoice:
+    """Builds the design; without a name the axes change the design of a first model."""
+    values = {"name": raw} if isinstance(raw, str) else _mapping(raw, "design", source)
+    if "name" not in values:
+        values = {**FIRST_MODEL, **values}
+    name = str(values.pop("name"))
+    try:
+        return DesignChoice(name=name, design=named_point(name, **values))
+    except EquipotError as error:
+        raise EquipotError(f"{source}: {error}") from None
+
+
+def _dynamics(raw: Any, source: str) -> DynamicsOptions | None:
+    if raw is None or raw is False:
+        return None
+    values = {} if raw is True else _mapping(raw, "md", source)
+    own = [key for key in DynamicsOptions.model_fields if key != "options"]
+    _check_keys(values, [*own, *MDOptions.model_fields], "md.", source)
+    options = {**FIRST_DYNAMICS, **{key: value for key, value in values.items() if key not in own}}
+    chosen = {key: value for key, value in values.items() if key in own}
+    return _section(DynamicsOptions, "md", {**chosen, "options": _section(MDOptions, "md", options, source)}, source)
+
+
+def _flat(raw: Raw, inner: str) -> Raw:
+    return {**{key: value for key, value in raw.items() if key != inner}, **raw[inner]}
+
+
+def _with_absolute_paths(raw: Raw, base: Path) -> Raw:
+    return _map_paths(raw, lambda path: os.path.normpath(base / Path(path).expanduser()))
+
+
+def _map_paths(raw: Raw, change: Callable[[str], str]) -> Raw:
+    """Returns the configuration with every path changed; what is not a path stays."""
+    mapped = dict(raw)
+    data = raw.get("data")
+    if isinstance(data, Mapping):
+        mapped["data"] = _map_data_paths(dict(data), change)
+    for section, key in (("scan", "file"), ("md", "structure")):
+        values = raw.get(section)
+        if isinstance(values, Mapping) and isinstance(values.get(key), str):
+            mapped[section] = {**values, key: change(values[key])}
+    return mapped
+
+
+def _map_data_paths(data: Raw, change: Callable[[str], str]) -> Raw:
+    def mapped(value: Any) -> Any:
+        if isinstance(value, str | os.PathLike):
+            return change(os.fspath(value))
+        return [mapped(item) for item in value] if isinstance(value, list | tuple) else value
+
+    if "train" in data:
+        data["train"] = mapped(data["train"])
+    tests = data.get("tests")
+    if isinstance(tests, Mapping):
+        data["tests"] = {str(name): mapped(files) for name, files in tests.items()}
+    elif tests is not None:
+        data["tests"] = mapped(tests)
+    valid = data.get("valid")
+    if isinstance(valid, Mapping):
+        data["valid"] = {k: change(v) if isinstance(v, str) else v for k, v in valid.items()}
+    elif not _is_number(valid):
+        data["valid"] = mapped(valid)
+        if valid is None:
+            data.pop("valid")
+    energies = data.get("atomic_energies")
+    if isinstance(energies, str) and energies not in ENERGY_MODES:
+        data["atomic_energies"] = change(energies)
+    return data
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,101 @@
+"""A potential on files of structures: predictions, errors, scans."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+
+from equipot.data.check import check_species
+from equipot.data.dataset import Dataset
+from equipot.data.files import read_structures
+from equipot.data.options import Keys
+from equipot.data.read import read_frames
+from equipot.errors import EquipotError
+from equipot.fit.metrics import ErrorTable
+from equipot.models.potential import Potential
+from equipot.study.predictions import Predictions, ScanPath, labelled_atoms, predict, scan_paths
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A potential on one set of structures.
+
+    Attributes:
+        dataset: The structures.
+        predictions: What the potential says and what the labels say.
+        table: Errors: total, by config_type, by element.
+        node_energies: Energies of the atoms of each structure, eV.
+    """
+
+    dataset: Dataset
+    predictions: Predictions
+    table: ErrorTable
+    node_energies: Sequence[np.ndarray]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns number of structures and errors as JSON can hold them."""
+        return {
+            "structures": len(self.dataset), "atoms": int(self.dataset.num_atoms.sum()), "total": self.table.total,
+            "config_types": self.table.config_types, "elements": self.table.elements,
+        }  # fmt: skip
+
+
+def evaluate_set(potential: Potential, dataset: Dataset, batch_size: int = 16) -> Evaluated:
+    """Returns predictions and errors on structures that are in memory."""
+    return Evaluated(dataset, *predict(potential, dataset, batch_size))
+
+
+def evaluate_file(
+    potential: Potential, path: str | Path, keys: Keys | None = None, batch_size: int = 16
+) -> Evaluated:
+    """Returns predictions and errors on a file; isolated atoms in it are left out.
+
+    Args:
+        potential: The model.
+        path: Anything that ASE reads.
+        keys: Names of the labels; default: recognised.
+        batch_size: Structures evaluated at a time.
+
+    Raises:
+        EquipotError: The file cannot be used, or has an element that the model does not know.
+    """
+    reading = read_frames(path, keys)
+    if not reading.frames:
+        raise EquipotError(f"{path}: has isolated atoms only; give structures to evaluate on.")
+    check_species(reading.frames, potential.statistics.species, "the model")
+    return evaluate_set(potential, Dataset(reading.frames, potential.r_max), batch_size)
+
+
+def evaluate_scan(
+    potential: Potential, path: str | Path, x: str, group: str | None, keys: Keys | None = None
+) -> tuple[Evaluated, list[ScanPath]]:
+    """Returns errors on a file of scans, and its paths; see `scan_paths`."""
+    found = evaluate_file(potential, path, keys)
+    structures = read_structures(path).structures
+    infos = [dict(structures[frame.index].info) for frame in found.dataset.frames]
+    return found, scan_paths(infos, found.predictions, x, group)
+
+
+def write_predictions(path: Path, evaluated: Iterable[Evaluated]) -> int:
+    """Writes structures with predictions as results and labels under ``REF_`` keys; returns how many.
+
+    Args:
+        path: File to write; its suffix says the format (.xyz, .extxyz, .traj, .db).
+        evaluated: Sets to write, one after the other.
+
+    Raises:
+        EquipotError: ASE cannot write such a file.
+    """
+    frames = [
+        atoms for part in evaluated for atoms in labelled_atoms(part.dataset, part.predictions, part.node_energies)
+    ]
+    try:
+        ase.io.write(path, frames, format="extxyz" if path.suffix in (".xyz", ".extxyz") else None)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise EquipotError(
+            f"{path} cannot be written ({error}); give a path that ends in .extxyz or .traj."
+        ) from error
+    return len(frames)
