@@ -79,9 +79,9 @@ class Interaction(nn.Module):
         """Returns the features h' of the owned atoms."""
         num_owned = elements.owned.species.shape[0]
         R = self.radial(edges.radial, edges.sender_species)
-        h_up = self.up(h) * self.normalise_senders(edges.radial.basis, edges.receivers, elements.species)
+        h_up = self.up(h) * self.normalise_senders(edges.radial, edges.receivers, elements.species)
         a = self.convolution(h_up, edges.Y, R, edges.senders, edges.receivers, num_owned)
-        N = self.normalise(edges.radial.basis, edges.receivers, elements.owned.species)
+        N = self.normalise(edges.radial, edges.receivers, elements.owned.species)
         A = self.species_weights(N * self.mix(a), elements.owned, elements.embedding)
         B = self.product(A, elements.owned)
         S_h = self.self_connection(h[:num_owned], elements.owned, elements.embedding)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equipot.basis import RadialFeatures
 from equipot.design import Design
 from equipot.kernels.reference import pool
 from equipot.statistics import Statistics
@@ -28,7 +29,7 @@ class CountNormalisation(nn.Module):
 
     def forward(
         self,
-        basis: Float[Tensor, "edge radial"],
+        radial: RadialFeatures,
         receivers: Int[Tensor, " edge"],
         species: Int[Tensor, " node"],
     ) -> Float[Tensor, "node 1"]:
@@ -37,7 +38,9 @@ class CountNormalisation(nn.Module):
 
 
 class DensityNormalisation(nn.Module):
-    r"""1 / (1 + Σ_j ρ_ij) with ρ_ij = tanh((e(r_ij) · w / √n)²): the density of neighbours, learned.
+    r"""1 / (1 + Σ_j ρ_ij) with ρ_ij = tanh((e(r_ij) · w / √n)²) f(r_ij): the density of neighbours, learned.
+
+    f is the envelope where e does not contain it already; without it atoms would cross the cutoff with a jump.
 
     Args:
         num_radial: Number n of radial basis functions.
@@ -52,12 +55,13 @@ class DensityNormalisation(nn.Module):
 
     def forward(
         self,
-        basis: Float[Tensor, "edge radial"],
+        radial: RadialFeatures,
         receivers: Int[Tensor, " edge"],
         species: Int[Tensor, " node"],
     ) -> Float[Tensor, "node 1"]:
         """Returns the factor of each atom."""
-        rho = torch.tanh((basis @ self.weight / self.weight.shape[0] ** 0.5) ** 2)
+        rho = torch.tanh((radial.basis @ self.weight / self.weight.shape[0] ** 0.5) ** 2)
+        rho = rho * radial.envelope.squeeze(1)
         return (1.0 / (1.0 + pool(rho, receivers, species.shape[0]))).unsqueeze(-1)
 
 

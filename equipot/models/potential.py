@@ -80,7 +80,7 @@ class Potential(nn.Module):
         self.readouts = nn.ModuleList(
             [readout(design, plan.out, last=plan.index == design.layers - 1, dtype=dtype) for plan in plans]
         )
-        self.repulsion = ZBL(design.envelope_p) if design.pair_repulsion == "zbl" else NoRepulsion()
+        self.repulsion = ZBL(design.envelope_p, self.r_max) if design.pair_repulsion == "zbl" else NoRepulsion()
         species_of = torch.full((len(chemical_symbols) + 1,), -1, dtype=torch.int64)
         species_of[list(statistics.species)] = torch.arange(len(statistics.species))
         self.register_buffer("species_of", species_of, persistent=False)
@@ -122,15 +122,14 @@ class Potential(nn.Module):
             self.embedding.vectors(),
         )
         edges = self._edges(graph, vectors, species)
-        h = elements.embedding.index_select(0, species)
-        features = []
-        for layer in self.layers:
-            features.append(layer(h, edges, elements))
-            h = self.exchange(features[-1])
+        features = [self.layers[0](elements.embedding.index_select(0, species), edges, elements)]
+        for layer in self.layers[1:]:
+            features.append(layer(self.exchange(features[-1]), edges, elements))
         return features
 
     exchange: Callable[[Tensor], Tensor] = staticmethod(lambda h: h)
-    """Completes the features of owned atoms by those of ghosts; the identity without domain decomposition."""
+    """Completes the features of owned atoms by those of ghosts, before each layer but the first; the identity
+    without domain decomposition."""
 
     def species(self, atomic_numbers: Int[Tensor, " node"]) -> Int[Tensor, " node"]:
         """Returns the index of each atom's element in `statistics.species`.

@@ -13,13 +13,14 @@ from equipot.kernels.reference import pool
 class ZBL(nn.Module):
     r"""The Ziegler–Biersack–Littmark pair repulsion, half of each pair to each atom.
 
-        V_ij = ½ · 14.3996 Z_i Z_j / r · φ(r/a) · f(r / (R_i + R_j)),   a = 0.4543 · 0.529 / (Z_i^0.3 + Z_j^0.3)
+        V_ij = ½ · 14.3996 Z_i Z_j / r · φ(r/a) · f(r / R),   a = 0.4543 · 0.529 / (Z_i^0.3 + Z_j^0.3)
         φ(x) = 0.1818 e^{−3.2x} + 0.5099 e^{−0.9423x} + 0.2802 e^{−0.4028x} + 0.02817 e^{−0.2016x}
 
-    f is the polynomial envelope of order p, R are covalent radii (Å).
+    f is the polynomial envelope of order p, R = min(R_i + R_j, r_max) with covalent radii R_i (Å).
 
     Args:
         p: Order of the envelope.
+        r_max: Cutoff of the neighbour list, Å; the repulsion of larger atoms ends there, not beyond.
 
     Source: Ziegler, Biersack & Littmark (1985); envelope and constants as in mace-torch.
     """
@@ -28,9 +29,9 @@ class ZBL(nn.Module):
     weights: Tensor
     exponents: Tensor
 
-    def __init__(self, p: int) -> None:
+    def __init__(self, p: int, r_max: float) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.r_max = p, r_max
         self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.float64), persistent=False)
         weights, exponents = [0.1818, 0.5099, 0.2802, 0.02817], [3.2, 0.9423, 0.4028, 0.2016]
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64), persistent=False)
@@ -41,7 +42,8 @@ class ZBL(nn.Module):
         Z_i, Z_j = graph.atomic_numbers[graph.receivers], graph.atomic_numbers[graph.senders]
         a = 0.4543 * 0.529 / (Z_i.double().pow(0.3) + Z_j.double().pow(0.3))
         phi = (self.weights * torch.exp(-self.exponents * (lengths / a).unsqueeze(-1))).sum(dim=-1)
-        f = polynomial_envelope(lengths / (self.radii[Z_i] + self.radii[Z_j]), self.p)
+        R = (self.radii[Z_i] + self.radii[Z_j]).clamp(max=self.r_max)
+        f = polynomial_envelope(lengths / R, self.p)
         return pool(0.5 * 14.3996 * Z_i * Z_j / lengths * phi * f, graph.receivers, graph.num_owned)
 
 

@@ -38,9 +38,7 @@ def test_features_turn_with_their_irreps_and_outputs_with_the_structure(case):
     before, features = evaluate(model, graph), model.features(graph, graph.vectors())
     for name, Q in OPERATIONS.items():
         mapped = graph_of([s.mapped(Q) for s in everything()])
-        for layer, h, h_mapped in zip(
-            model.layers, features, model.features(mapped, mapped.vectors()), strict=True
-        ):
+        for layer, h, h_mapped in zip(model.layers, features, model.features(mapped, mapped.vectors()), strict=True):
             assert relative(h_mapped, turned(h, layer.plan.out, Q)) < TOLERANCE, (name, layer.plan.index)
         after, T = evaluate(model, mapped), torch.from_numpy(Q)
         assert relative(after.node_energy, before.node_energy) < TOLERANCE, name
