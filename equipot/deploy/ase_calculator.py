@@ -92,6 +92,19 @@ class EquipotCalculator(Calculator):
         if periodic:
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
 
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What changed since the last computation: positions, elements, cell or periodicity, in any bit."""
+        old = self.atoms
+        if old is None or len(old) != len(atoms):
+            return all_changes
+        pairs = {
+            "positions": (old.positions, atoms.positions),
+            "numbers": (old.numbers, atoms.numbers),
+            "cell": (old.cell.array, atoms.cell.array),
+            "pbc": (old.pbc, atoms.pbc),
+        }
+        return [name for name, (before, now) in pairs.items() if not np.array_equal(before, now)]
+
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """What ASE's file formats write down about the calculator."""
         return {"model": "equipot", "r_max": self.potential.r_max, "dtype": str(self.potential.dtype)}

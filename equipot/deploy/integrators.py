@@ -75,13 +75,13 @@ class Motion:
             return float("nan")
         if ensemble == "nve":
             return float(self.atoms.get_potential_energy() + self.atoms.get_kinetic_energy())
-        return float(self.dynamics.get_conserved_energy())
+        with np.errstate(all="ignore"):
+            return float(self.dynamics.get_conserved_energy())
 
     def state(self) -> MDState:
         """A copy of the present state."""
         internal = {
-            name: np.array(attrgetter(name)(self.dynamics), dtype=float)
-            for name in _INTERNAL[self.options.ensemble]
+            name: np.array(attrgetter(name)(self.dynamics), dtype=float) for name in _INTERNAL[self.options.ensemble]
         }
         return MDState(
             self.step,

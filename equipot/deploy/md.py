@@ -183,6 +183,8 @@ class _Run:
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(atoms.get_momenta()).all()):
             return "the energy, a force or a velocity is not a number"
+        if self.options.ensemble != "langevin" and not np.isfinite(self.motion.conserved_energy()):
+            return "the thermostat or barostat overflowed (give it a longer time constant)"
         size = np.linalg.norm(forces, axis=1)
         if size.size and size.max() > options.max_force:
             atom = int(size.argmax())
@@ -200,9 +202,7 @@ class _Run:
                 f"{options.min_distance_fraction:g} × the shortest distance in training ({known:.3f} Å)"
             )
         if self.motion.temperature > options.temperature_limit:
-            return (
-                f"the temperature is {self.motion.temperature:.0f} K, above {options.temperature_limit:.0f} K"
-            )
+            return f"the temperature is {self.motion.temperature:.0f} K, above {options.temperature_limit:.0f} K"
         return None
 
     def _advance(self) -> str | None:
@@ -291,8 +291,7 @@ def _start(calculator: EquipotCalculator, atoms: Atoms | None, options: MDOption
         raise EquipotError("molecular dynamics needs a structure with atoms to start from.")
     if (folder / md_files.THERMO).exists() or (folder / md_files.RESTART).exists():
         raise EquipotError(
-            f"{folder} already holds a molecular dynamics run. Continue it with restart, or give another "
-            "folder."
+            f"{folder} already holds a molecular dynamics run. Continue it with restart, or give another folder."
         )
     check_elements(calculator.potential, atoms)
     atoms = atoms.copy()
@@ -306,8 +305,7 @@ def _start(calculator: EquipotCalculator, atoms: Atoms | None, options: MDOption
     trouble = run.trouble()
     if trouble:
         raise EquipotError(
-            f"the start is not sane: {trouble}. Relax the structure first, check its units (Å), or raise "
-            "the limit."
+            f"the start is not sane: {trouble}. Relax the structure first, check its units (Å), or raise the limit."
         )
     return run
 

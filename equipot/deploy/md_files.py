@@ -28,6 +28,7 @@ _FREE_TO_CHANGE = (
     "max_force", "max_temperature", "min_distance_fraction",
 )  # fmt: skip
 _INTERNAL = "internal."
+_ARRAY = "arrays."
 
 
 class ThermoRow(NamedTuple):
@@ -97,20 +98,14 @@ def read_thermo(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         whole = [row for row in rows[1:] if len(row) == len(rows[0])]
         values = np.array([[float(cell) for cell in row] for row in whole]).reshape(-1, len(rows[0]))
     except (OSError, ValueError, IndexError) as error:
-        raise EquipotError(
-            f"{path} cannot be read as the log of a molecular dynamics run: {error}"
-        ) from error
+        raise EquipotError(f"{path} cannot be read as the log of a molecular dynamics run: {error}") from error
     columns = dict(zip(ThermoRow._fields, values.T, strict=True))
     return columns | {"step": columns["step"].astype(int)}
 
 
 def snapshot(atoms: Atoms, step: int, time_fs: float) -> Atoms:
     """A frame that carries its energies, forces, stress and momenta, and not the calculator."""
-    results = {
-        name: atoms.calc.results[name]
-        for name in ("energy", "forces", "stress")
-        if name in atoms.calc.results
-    }
+    results = {name: atoms.calc.results[name] for name in ("energy", "forces", "stress") if name in atoms.calc.results}
     frame = atoms.copy()
     frame.info = {**frame.info, "step": step, "time_fs": time_fs}
     frame.calc = SinglePointCalculator(frame, **results)
@@ -161,8 +156,7 @@ def write_restart(folder: Path, restart: Restart) -> None:
         "momenta": state.momenta,
         "cell": state.cell,
         "pbc": atoms.pbc,
-        "numbers": np.asarray(atoms.numbers, dtype=np.int64),
-        "masses": atoms.get_masses(),
+        **{_ARRAY + name: atoms.arrays[name] for name in _numeric(atoms)},
         **{_INTERNAL + name: value for name, value in state.internal.items()},
     }
     document = {
@@ -173,11 +167,11 @@ def write_restart(folder: Path, restart: Restart) -> None:
         "sizes": restart.sizes,
         "options": restart.options.model_dump(mode="json"),
         "generator": state.generator,
+        "arrays": _numeric(atoms),
+        "info": {name: value for name, value in atoms.info.items() if isinstance(value, str | int | float)},
         "constraints": [constraint.todict() for constraint in atoms.constraints],
     }
-    contiguous = {
-        name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()
-    }
+    contiguous = {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}
     text = json.dumps(document, default=_plain)
     write_atomically(folder / RESTART, safetensors.numpy.save(contiguous, metadata={"equipot_md": text}))
 
@@ -190,22 +184,18 @@ def read_restart(folder: Path) -> Restart:
     """
     path = folder / RESTART
     if not path.exists():
-        raise EquipotError(
-            f"{folder} has no {RESTART}: there is nothing to restart. Start the run without restart."
-        )
+        raise EquipotError(f"{folder} has no {RESTART}: there is nothing to restart. Start the run without restart.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             document = json.loads(file.metadata()["equipot_md"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         atoms = Atoms(
-            arrays["numbers"], positions=arrays["positions"], cell=arrays["cell"], pbc=arrays["pbc"],
-            masses=arrays["masses"], constraint=[dict2constraint(entry) for entry in document["constraints"]],
+            arrays[_ARRAY + "numbers"], positions=arrays["positions"], cell=arrays["cell"], pbc=arrays["pbc"],
+            constraint=[dict2constraint(entry) for entry in document["constraints"]], info=document["info"],
         )  # fmt: skip
-        internal = {
-            name.removeprefix(_INTERNAL): value
-            for name, value in arrays.items()
-            if name.startswith(_INTERNAL)
-        }
+        for name in document["arrays"]:
+            atoms.set_array(name, arrays[_ARRAY + name] if name != "positions" else arrays[name])
+        internal = {name.removeprefix(_INTERNAL): value for name, value in arrays.items() if name.startswith(_INTERNAL)}
         state = MDState(
             document["step"],
             arrays["positions"],
@@ -219,9 +209,7 @@ def read_restart(folder: Path) -> Restart:
             document["sizes"],
         )  # fmt: skip
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise EquipotError(
-            f"{path} is damaged or of another version ({error}): start the run anew."
-        ) from error
+        raise EquipotError(f"{path} is damaged or of another version ({error}): start the run anew.") from error
 
 
 def refuse_changes(before: MDOptions, now: MDOptions, folder: Path) -> None:
@@ -238,6 +226,11 @@ def refuse_changes(before: MDOptions, now: MDOptions, folder: Path) -> None:
             "same ones, "
             "or start a new run from its last frame."
         )
+
+
+def _numeric(atoms: Atoms) -> list[str]:
+    """The names of the arrays of numbers, in their order."""
+    return [name for name, values in atoms.arrays.items() if values.dtype.kind in "biuf"]
 
 
 def _plain(value: Any) -> Any:

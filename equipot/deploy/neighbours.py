@@ -10,6 +10,9 @@ from equipot.errors import EquipotError
 from equipot.geometry.graph import Graph
 from equipot.geometry.neighbors import build_graph
 
+MAX_NEIGHBOURS = 20_000
+"""Neighbours per atom above which a periodic structure counts as collapsed (dense matter has 100 at 5 Å)."""
+
 
 class SkinNeighbours:
     """Graphs of a moving structure from one neighbour search with radius r_max + skin.
@@ -23,15 +26,17 @@ class SkinNeighbours:
     Args:
         r_max: cutoff of the potential, Å.
         skin: extra search radius, Å; 0 searches at every call.
+        device: where the graphs are put.
+
+    Raises:
+        EquipotError: the skin is negative; later, a periodic cell has collapsed.
 
     Source: Verlet, Phys. Rev. 159, 98 (1967).
     """
 
     def __init__(self, r_max: float, skin: float = 0.5, *, device: torch.device | str = "cpu") -> None:
         if not (np.isfinite(skin) and skin >= 0):
-            raise EquipotError(
-                f"skin = {skin} Å: give a finite length ≥ 0 (0.5 is usual, 0 switches it off)."
-            )
+            raise EquipotError(f"skin = {skin} Å: give a finite length ≥ 0 (0.5 is usual, 0 switches it off).")
         self.r_max = r_max
         self.skin = skin
         self.device = torch.device(device)
@@ -43,9 +48,7 @@ class SkinNeighbours:
         """The graph of `atoms` with every edge shorter than r_max, and the edges' lengths in Å."""
         if self._wide is None or not self._valid(atoms):
             self._search(atoms)
-        moved = replace(
-            self._wide, positions=torch.tensor(atoms.positions, dtype=torch.float64, device=self.device)
-        )
+        moved = replace(self._wide, positions=torch.tensor(atoms.positions, dtype=torch.float64, device=self.device))
         lengths = moved.vectors().norm(dim=1)
         near = (lengths < self.r_max).nonzero().squeeze(1)
         return (
@@ -73,9 +76,8 @@ class SkinNeighbours:
 
     def _search(self, atoms: Atoms) -> None:
         self._wide = self._atoms = None
-        wide = build_graph(
-            atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers, self.r_max + self.skin
-        )
+        self._refuse_collapse(atoms)
+        wide = build_graph(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers, self.r_max + self.skin)
         shifts = wide.shifts.numpy()
         order = np.lexsort((*shifts.T[::-1], wide.senders.numpy(), wide.receivers.numpy()))
         index = torch.from_numpy(order)
@@ -84,3 +86,15 @@ class SkinNeighbours:
         ).to(self.device)
         self._atoms = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         self.searches += 1
+
+    def _refuse_collapse(self, atoms: Atoms) -> None:
+        """A cell that shrinks to nothing has more neighbours than any memory."""
+        if not atoms.pbc.all() or not np.isfinite(atoms.cell.array).all():
+            return
+        volume = max(atoms.cell.volume, 1e-300)
+        neighbours = len(atoms) / volume * 4.0 / 3.0 * np.pi * (self.r_max + self.skin) ** 3
+        if neighbours > MAX_NEIGHBOURS:
+            raise EquipotError(
+                f"the cell has {volume:.3g} Å³ for {len(atoms)} atoms, which gives about {neighbours:.3g} neighbours "
+                f"per atom within {self.r_max + self.skin:g} Å: it has collapsed, or its units are not Å."
+            )

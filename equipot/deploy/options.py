@@ -49,21 +49,16 @@ class MDOptions(_Options):
     """
 
     ensemble: Ensemble = Field("langevin", description="nve, langevin, nose-hoover, npt or npt-cell")
-    temperature: float = Field(
-        300.0, ge=0, allow_inf_nan=False, description="temperature, K (nve: of the start)"
-    )
+    temperature: float = Field(300.0, ge=0, allow_inf_nan=False, description="temperature, K (nve: of the start)")
     pressure: float = Field(0.0, allow_inf_nan=False, description="pressure of npt and npt-cell, GPa")
-    timestep: float = Field(
-        0.5, gt=0, le=100, description="time step, fs (0.5 with hydrogen, 1 to 2 without)"
-    )
+    timestep: float = Field(0.5, gt=0, le=100, description="time step, fs (0.5 with hydrogen, 1 to 2 without)")
     steps: int = Field(10_000, ge=0, description="number of time steps, those before a restart included")
     friction: float = Field(0.01, gt=0, description="friction of langevin, 1/fs")
     thermostat_time: float = Field(100.0, gt=0, description="time constant of the Nosé–Hoover chain, fs")
     barostat_time: float = Field(1000.0, gt=0, description="time constant of the barostat, fs")
     velocities: Literal["auto", "maxwell-boltzmann", "keep"] = Field(
         "auto",
-        description="start from the structure's velocities if it has any, always draw new ones, or always "
-        "keep",
+        description="start from the structure's velocities if it has any, always draw new ones, or always keep",
     )
     seed: int = Field(0, ge=0, description="seed of the velocities and of Langevin's noise")
     log_interval: int = Field(10, ge=1, description="steps between rows of thermo.csv")
@@ -93,9 +88,7 @@ class MDOptions(_Options):
     @model_validator(mode="after")
     def _needs_temperature(self) -> "MDOptions":
         if self.ensemble in ("nose-hoover", *BAROSTATTED) and self.temperature == 0:
-            raise ValueError(
-                f"ensemble {self.ensemble!r} needs a temperature above 0 K; for 0 K relax instead"
-            )
+            raise ValueError(f"ensemble {self.ensemble!r} needs a temperature above 0 K; for 0 K relax instead")
         return self
 
     @property
@@ -110,9 +103,7 @@ class RelaxOptions(_Options):
     optimiser: Literal["bfgs", "lbfgs", "fire"] = Field(
         "bfgs", description="bfgs, lbfgs (large systems) or fire (robust)"
     )
-    fmax: float = Field(
-        0.01, gt=0, description="converged when no force is larger, eV/Å (cell: the same on strains)"
-    )
+    fmax: float = Field(0.01, gt=0, description="converged when no force is larger, eV/Å (cell: the same on strains)")
     steps: int = Field(500, ge=0, description="greatest number of steps")
     cell: Literal["fixed", "full", "isotropic", "constant-volume"] = Field(
         "fixed",
@@ -133,9 +124,7 @@ class RelaxOptions(_Options):
     @model_validator(mode="after")
     def _cell_options(self) -> "RelaxOptions":
         if self.cell == "fixed" and (self.pressure != 0 or self.mask is not None):
-            raise ValueError(
-                "pressure and mask act on the cell: set cell='full' (or isotropic), or leave them out"
-            )
+            raise ValueError("pressure and mask act on the cell: set cell='full' (or isotropic), or leave them out")
         if self.mask is not None and self.cell != "full":
             raise ValueError(f"mask goes with cell='full' only, not with cell={self.cell!r}")
         if self.mask is not None and not any(self.mask):

@@ -162,17 +162,14 @@ class _Descent:
             frame.info.pop("time_fs", None)
             md_files.append_frame(self.trajectory, frame)
 
-    def _result(
-        self, status: Any, trouble: str | None, frame: Atoms, energies: np.ndarray, fmax: float
-    ) -> RelaxResult:
+    def _result(self, status: Any, trouble: str | None, frame: Atoms, energies: np.ndarray, fmax: float) -> RelaxResult:
         steps = len(energies) - 1
         messages = {
             "converged": f"converged after {steps} steps: the largest force is {fmax:.4g} eV/Å.",
             "not converged": f"not converged after {steps} steps: the largest force is {fmax:.4g} eV/Å, "
             "wanted "
             f"{self.options.fmax:g}. Give more steps, or try another optimiser.",
-            "failed": f"failed after {steps} steps: {trouble}. The structure leaves what the potential was "
-            "trained on.",
+            "failed": f"failed after {steps} steps: {trouble}. The structure leaves what the potential was trained on.",
         }
         for name in ("time_fs", "step"):
             frame.info.pop(name, None)
