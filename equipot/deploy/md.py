@@ -237,7 +237,7 @@ class _Run:
     def _frame(self) -> Atoms:
         self.motion.atoms.get_forces()
         step = self.motion.step
-        return md_files.snapshot(self.motion.atoms, step, step * self.options.timestep)
+        return md_files.snapshot(self.motion.atoms, step, time_fs=step * self.options.timestep)
 
     def _point(self) -> Restart:
         """Where a restart would go on: the state and the length of the files that belong to it."""

@@ -103,11 +103,11 @@ def read_thermo(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return columns | {"step": columns["step"].astype(int)}
 
 
-def snapshot(atoms: Atoms, step: int, time_fs: float) -> Atoms:
+def snapshot(atoms: Atoms, step: int, **info: float) -> Atoms:
     """A frame that carries its energies, forces, stress and momenta, and not the calculator."""
     results = {name: atoms.calc.results[name] for name in ("energy", "forces", "stress") if name in atoms.calc.results}
     frame = atoms.copy()
-    frame.info = {**frame.info, "step": step, "time_fs": time_fs}
+    frame.info = {**frame.info, "step": step, **info}
     frame.calc = SinglePointCalculator(frame, **results)
     return frame
 

@@ -20,6 +20,7 @@ from equipot.errors import EquipotError
 from equipot.models.potential import Potential
 from equipot.units import GPA
 
+Status = Literal["converged", "not converged", "failed"]
 _OPTIMISERS: dict[str, type[Optimizer]] = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
 
 
@@ -29,7 +30,7 @@ class RelaxResult:
 
     Args:
         status: ``converged``; ``not converged`` within the steps; ``failed`` when the structure left what the
-            potential can describe.
+            potential can describe or ended above its start.
         message: one sentence for the user.
         steps: steps taken.
         atoms: the last sane structure, with energy, forces and stress.
@@ -38,7 +39,7 @@ class RelaxResult:
         pressure: −tr σ / 3 at the end, GPa; NaN without three periodic directions.
     """
 
-    status: Literal["converged", "not converged", "failed"]
+    status: Status
     message: str
     steps: int
     atoms: Atoms
@@ -107,16 +108,17 @@ class _Descent:
             raise EquipotError(
                 f"the start is not sane: {trouble}. Check the units (Å) and the elements, or raise the limit."
             )
-        frames, energies, status, fmax = [], [], "not converged", np.inf
+        energies, enthalpies, status = [], [], "not converged"
         for step in range(options.steps + 1):
-            frames = [md_files.snapshot(self.atoms, step, float("nan"))]
-            fmax = self._largest_force()
+            frame, fmax = md_files.snapshot(self.atoms, step), self._largest_force()
             energies.append(float(self.atoms.get_potential_energy()))
-            self._write(frames[0])
+            enthalpies.append(self._enthalpy(energies[-1]))
+            if self.trajectory is not None:
+                md_files.append_frame(self.trajectory, frame)
             if progress is not None:
                 progress(step, energies[-1], fmax)
             if fmax <= options.fmax:
-                status = "converged"
+                status, trouble = self._arrived(enthalpies)
                 break
             if step == options.steps:
                 break
@@ -124,7 +126,22 @@ class _Descent:
             if trouble:
                 status = "failed"
                 break
-        return self._result(status, trouble, frames[0], np.array(energies), fmax)
+        return self._result(status, trouble, frame, np.array(energies), fmax)
+
+    def _enthalpy(self, energy: float) -> float:
+        if self.options.cell == "fixed":
+            return energy
+        return energy + self.options.pressure / GPA * float(self.atoms.get_volume())
+
+    def _arrived(self, enthalpies: list[float]) -> tuple[Status, str | None]:
+        """No force is left; that is a minimum below the start, unless the optimiser jumped over a hill."""
+        climb = enthalpies[-1] - enthalpies[0]
+        if climb > 1e-4 * len(self.atoms):
+            return "failed", (
+                f"the structure without forces is {climb:.4g} eV higher in energy than the start, so a step went "
+                "over a hill; use optimiser='fire'"
+            )
+        return "converged", None
 
     def _step(self, optimiser: Optimizer) -> str | None:
         try:
@@ -157,22 +174,17 @@ class _Descent:
             )
         return None
 
-    def _write(self, frame: Atoms) -> None:
-        if self.trajectory is not None:
-            frame.info.pop("time_fs", None)
-            md_files.append_frame(self.trajectory, frame)
-
-    def _result(self, status: Any, trouble: str | None, frame: Atoms, energies: np.ndarray, fmax: float) -> RelaxResult:
+    def _result(
+        self, status: Status, trouble: str | None, frame: Atoms, energies: np.ndarray, fmax: float
+    ) -> RelaxResult:
         steps = len(energies) - 1
         messages = {
             "converged": f"converged after {steps} steps: the largest force is {fmax:.4g} eV/Å.",
-            "not converged": f"not converged after {steps} steps: the largest force is {fmax:.4g} eV/Å, "
-            "wanted "
+            "not converged": f"not converged after {steps} steps: the largest force is {fmax:.4g} eV/Å, wanted "
             f"{self.options.fmax:g}. Give more steps, or try another optimiser.",
-            "failed": f"failed after {steps} steps: {trouble}. The structure leaves what the potential was trained on.",
+            "failed": f"failed after {steps} steps: {trouble}.",
         }
-        for name in ("time_fs", "step"):
-            frame.info.pop(name, None)
+        frame.info.pop("step")
         pressure = float("nan")
         if frame.pbc.all():
             pressure = float(-frame.get_stress(voigt=False).trace() / 3.0 * GPA)
