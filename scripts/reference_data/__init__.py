@@ -1,0 +1,1 @@
+"""Reference data of the examples, computed with tight binding (GFN-xTB)."""
