@@ -52,7 +52,7 @@ def _check_cell(atoms: ase.Atoms, where: str) -> None:
         return
     rows = cell[pbc]
     lengths = np.linalg.norm(rows, axis=1)
-    if (lengths < CLOSEST).any() or np.linalg.matrix_rank(rows / lengths[:, None], tol=1e-4) < len(rows):
+    if (lengths < CLOSEST).any() or _unit_volume(rows / lengths[:, None]) < 1e-4:
         raise EquipotError(
             f"{where}: pbc is {_letters(pbc)} but the cell {cell.tolist()} has no volume along the periodic "
             'directions. Give the lattice vectors as rows in Å (Lattice="..."), or pbc="F F F" for a molecule.'
@@ -63,6 +63,11 @@ def _check_cell(atoms: ase.Atoms, where: str) -> None:
             f"{where}: the cell has {volume / len(atoms):.3g} Å³ per atom; no matter is that dense. "
             "Lattice vectors must be in Å (1 bohr = 0.529177 Å) and are rows of the cell."
         )
+
+
+def _unit_volume(directions: np.ndarray) -> float:
+    """Length, area or volume spanned by one, two or three unit vectors: 0 where they depend on each other."""
+    return float(np.sqrt(max(np.linalg.det(directions @ directions.T), 0.0)))
 
 
 def _letters(pbc: np.ndarray) -> str:

@@ -168,6 +168,12 @@ def known_keys(frames: Sequence[dict[Key, Any]]) -> list[str]:
     return sorted({key.name for entries in frames for key in entries})
 
 
+def recognised(label: str, frames: Sequence[dict[Key, Any]]) -> str | None:
+    """Returns the key that "auto" would take a label from."""
+    present = {key for entries in frames for key in entries if _rank(label, key) is not None}
+    return min(present, key=lambda key: _rank(label, key) or ()).name if present else None
+
+
 def misspelt(label: str, frames: Sequence[dict[Key, Any]]) -> str | None:
     """Returns a key that is a known name of a label but for a letter or two, and has the shape of one."""
     names = [prefix + name for name in _NAMES[label] for prefix in ("", *_PREFIXES)]

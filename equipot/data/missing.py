@@ -7,7 +7,7 @@ from typing import Any
 
 from equipot.data.check import first_few
 from equipot.data.files import RawFile
-from equipot.data.keys import Key, is_gradient, known_keys, misspelt, suspect
+from equipot.data.keys import Key, is_gradient, known_keys, misspelt, recognised, suspect
 
 _UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "virial": "eV"}
 
@@ -19,13 +19,14 @@ class MissingLabel:
     Attributes:
         label: Which one.
         file: Path of the file.
-        misspelt: A key that is a known name but for a letter or two, or "".
+        likely: A key that most probably holds it: a known name but for a letter or two, or a known name where
+            another one was asked for; or "".
         message: What was looked for, what was found, and what to write.
     """
 
     label: str
     file: str
-    misspelt: str
+    likely: str
     message: str
 
 
@@ -41,31 +42,34 @@ def missing_label(label: str, raw: RawFile, frames: Sequence[dict[Key, Any]], wa
     keys = known_keys(frames)
     found = f"Keys found: {first_few(keys, 12)}." if keys else "The frames have no keys at all."
     looked = "" if wanted == ("auto",) else f" under {' or '.join(repr(name) for name in wanted)} (data.{label}_key)"
-    near = misspelt(label, frames) or ""
     message = f"{raw.path}: no frame has {_article(label)}{looked}. {found} {_advice(label, raw, frames, wanted)}"
-    return MissingLabel(label, raw.path, near if wanted == ("auto",) else "", message)
+    return MissingLabel(label, raw.path, _likely(label, frames, wanted) or "", message)
 
 
 def _article(label: str) -> str:
     return {"energy": "an energy", "forces": "forces", "stress": "a stress", "virial": "a virial"}[label]
 
 
+def _likely(label: str, frames: Sequence[dict[Key, Any]], wanted: tuple[str, ...]) -> str | None:
+    if wanted == ("auto",):
+        return misspelt(label, frames)
+    near = difflib.get_close_matches(wanted[0], known_keys(frames), n=1, cutoff=0.8)
+    return near[0] if near else recognised(label, frames)
+
+
 def _advice(label: str, raw: RawFile, frames: Sequence[dict[Key, Any]], wanted: tuple[str, ...]) -> str:
     option = f"data.{label}_key"
+    likely = _likely(label, frames, wanted)
+    if likely:
+        return f"Did you mean '{likely}'? Write {option}: {likely}, or rename it; {option}: none leaves it out."
     gradient = next((name for name in known_keys(frames) if is_gradient(name)), None) if label == "forces" else None
     if gradient:
         return f"'{gradient}' is the gradient, minus the forces: store its negative as 'REF_forces' ({_UNITS[label]})."
-    if wanted != ("auto",):
-        near = difflib.get_close_matches(wanted[0], known_keys(frames), n=1, cutoff=0.6)
-        if near:
-            return f"Did you mean {option}: {near[0]}?"
-    near_key = suspect(label, frames)
-    if near_key:
-        return f"If '{near_key}' holds the {label} in {_UNITS[label]}, write {option}: {near_key}."
+    near = suspect(label, frames)
+    if near:
+        return f"If '{near}' holds the {label} in {_UNITS[label]}, write {option}: {near}."
     columns = _undeclared_columns(raw) if label == "forces" else ""
-    if columns:
-        return columns
-    return f"Write the {label} as 'REF_{label}' ({_UNITS[label]}), or {option}: none if the data have none."
+    return columns or f"Write the {label} as 'REF_{label}' ({_UNITS[label]}), or {option}: none if the data have none."
 
 
 def _undeclared_columns(raw: RawFile) -> str:

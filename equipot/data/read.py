@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ase.data import chemical_symbols
 
-from equipot.data.check import first_few
 from equipot.data.files import RawFile, read_structures
 from equipot.data.frame import Frame
 from equipot.data.keys import LABELS, Choice, Key, choose, disagreements, entries_of
@@ -240,19 +239,3 @@ def isolated_energies(frames: Iterable[Frame]) -> dict[int, float]:
                 f"in {known.where}. Keep one of them, or give data.atomic_energies: {{{chemical_symbols[z]}: …}}."
             )
     return {z: float(frame.energy) for z, frame in sorted(first.items()) if frame.energy is not None}
-
-
-def weighted(frames: Iterable[Frame], weights: dict[str, float]) -> list[Frame]:
-    """Returns the frames with the weight of their config_type multiplied in; 'Default' is for those not named."""
-    default = weights.get("Default", 1.0)
-    return [replace(f, weight=f.weight * weights.get(f.config_type, default)) for f in frames]
-
-
-def config_types_of(frames: Iterable[Frame]) -> list[str]:
-    """Returns the config_types that occur, sorted."""
-    return sorted({frame.config_type for frame in frames})
-
-
-def describe_config_types(frames: Iterable[Frame]) -> str:
-    """Returns the config_types that occur, in words."""
-    return first_few((f"'{name}'" for name in config_types_of(frames)), 12)

@@ -1,0 +1,194 @@
+"""From data options to everything that a training run needs: sets, statistics, split, and what to log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipot.data.atomic_energies import AtomicEnergies, find_atomic_energies, interaction_energies
+from equipot.data.check import check_species, check_weights
+from equipot.data.dataset import Dataset, Progress
+from equipot.data.doubts import correlated, doubts, leakage
+from equipot.data.frame import Frame
+from equipot.data.keys import LABELS
+from equipot.data.measure import measure
+from equipot.data.options import DataOptions, Indices, Keys
+from equipot.data.plausible import check_energies
+from equipot.data.read import E0_TOLERANCE, Reading, read_frames
+from equipot.data.require import check_labels, label_notes
+from equipot.data.split import Split, given_split, random_split
+from equipot.data.weights import check_config_type_weights, weighted
+from equipot.errors import EquipotError
+from equipot.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """The sets of a training run.
+
+    Attributes:
+        train: Structures to learn from.
+        valid: Structures to choose the best model by.
+        tests: Further sets, by name.
+        statistics: Measured on the training set.
+        readings: What was found in the files of each set, by its name ("train", "valid", names of tests).
+        split: Names of the structures in "train" and "valid".
+        notes: Facts for the log.
+        warnings: Things that can be used but look wrong, for the log.
+    """
+
+    train: Dataset
+    valid: Dataset
+    tests: dict[str, Dataset]
+    statistics: Statistics
+    readings: dict[str, Reading]
+    split: dict[str, list[str]]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def hashes(self) -> dict[str, str]:
+        """Returns the SHA-256 of the content of each set."""
+        sets = {"train": self.train, "valid": self.valid, **self.tests}
+        return {name: dataset.hash() for name, dataset in sets.items()}
+
+
+def load(options: DataOptions, r_max: float, progress: Progress | None = None) -> LoadedData:
+    """Reads, checks, splits and measures the data of a training run.
+
+    Args:
+        options: Which files, keys, split, weights and E0s.
+        r_max: Cutoff, Å.
+        progress: Told how many graphs of the training set are built.
+
+    Raises:
+        EquipotError: The data cannot be used; says which file and frame, what was found, and what to write.
+    """
+    readings = _read_all(options)
+    reading = readings["train"]
+    for name, each in readings.items():
+        check_labels(each, options.keys, name)
+    check_config_type_weights(options.config_type_weights, reading.frames)
+    split, valid_frames = _split(options, readings)
+    train_frames = weighted((reading.frames[i] for i in split.train), options.config_type_weights)
+    valid_frames = weighted(valid_frames, options.config_type_weights)
+    check_weights(train_frames)
+    E0 = find_atomic_energies(train_frames, options.atomic_energies, reading.isolated_atoms, options.keys)
+    others = {"valid": valid_frames, **{name: readings[name].frames for name in options.tests}}
+    check_energies(train_frames, E0)
+    for frames in others.values():
+        check_species(frames, E0.energies, "the training set")
+        check_energies(frames, E0)
+    train = Dataset(train_frames, r_max, progress)
+    sets = {name: Dataset(frames, r_max) for name, frames in others.items()}
+    measured = measure(train, E0)
+    warnings = [text for each in readings.values() for text in each.warnings]
+    warnings += [*measured.warnings, *doubts(train), *_isolated_elsewhere(readings, E0)]
+    warnings += correlated(reading.frames) if isinstance(options.valid, float) else []
+    for name, dataset in sets.items():
+        warnings += [*leakage(train.frames, dataset.frames, name), *_shifted(train, dataset, name, E0.energies)]
+    return LoadedData(
+        train=train,
+        valid=sets.pop("valid"),
+        tests=sets,
+        statistics=measured.statistics,
+        readings=readings,
+        split={"train": train.names, "valid": [frame.name for frame in valid_frames]},
+        notes=tuple([*_split_notes(options, split, len(valid_frames)), *label_notes(readings, options.keys)]),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def load_set(
+    paths: str | Sequence[str], r_max: float, statistics: Statistics, keys: Keys | None = None
+) -> tuple[Dataset, Reading]:
+    """Reads structures to evaluate a trained model on.
+
+    Args:
+        paths: File or files.
+        r_max: Cutoff of the model, Å.
+        statistics: Those of the model: its elements and E0s.
+        keys: Names of the labels; default: recognised.
+
+    Raises:
+        EquipotError: The files cannot be used, or have elements or energies that the model cannot know.
+    """
+    reading = read_frames(paths, keys)
+    check_labels(reading, keys or Keys(), "test")
+    check_species(reading.frames, statistics.species, "the model")
+    energies = dict(zip(statistics.species, statistics.atomic_energies, strict=True))
+    check_energies(reading.frames, AtomicEnergies(energies, statistics.atomic_energies_source))
+    return Dataset(reading.frames, r_max), reading
+
+
+def _read_all(options: DataOptions) -> dict[str, Reading]:
+    twice = [path for path in options.train if options.train.count(path) > 1]
+    if twice:
+        raise EquipotError(f"data.train names {twice[0]} twice. Name each file once.")
+    reserved = [name for name in options.tests if name in ("train", "valid")]
+    if reserved:
+        raise EquipotError(f"data.tests: '{reserved[0]}' cannot be the name of a test set; choose another one.")
+    readings = {"train": read_frames(options.train, options.keys)}
+    if isinstance(options.valid, tuple):
+        readings["valid"] = read_frames(options.valid, options.keys)
+    readings.update({name: read_frames(paths, options.keys) for name, paths in options.tests.items()})
+    return readings
+
+
+def _split(options: DataOptions, readings: Mapping[str, Reading]) -> tuple[Split, list[Frame]]:
+    """Returns the split of the training files, and the structures of validation."""
+    reading = readings["train"]
+    if isinstance(options.valid, tuple):
+        return Split(tuple(range(len(reading.frames))), ()), readings["valid"].frames
+    if isinstance(options.valid, Indices):
+        split = given_split(reading, options.valid)
+    else:
+        split = random_split(reading.frames, options.valid, options.seed)
+    return split, [reading.frames[i] for i in split.valid]
+
+
+def _split_notes(options: DataOptions, split: Split, num_valid: int) -> list[str]:
+    if isinstance(options.valid, float):
+        how = f"a random {options.valid:.3g} of the training files, seed {options.seed}"
+    else:
+        how = "given structures" if isinstance(options.valid, Indices) else ", ".join(options.valid)
+    return [f"{len(split.train)} structures for training, {num_valid} for validation ({how})."]
+
+
+def _isolated_elsewhere(readings: Mapping[str, Reading], E0: AtomicEnergies) -> list[str]:
+    """Isolated atoms outside the training files are not used; they should agree all the same."""
+    if E0.source not in ("isolated_atoms", "given"):
+        return []
+    return [
+        f"{frame.where}: the isolated atom {frame.atoms.get_chemical_formula()} has {frame.energy} eV, the E0 in use "
+        f"is {E0.energies[int(frame.atoms.numbers[0])]} eV: do the {name} files come from another method?"
+        for name, reading in readings.items()
+        for frame in reading.isolated
+        if name != "train" and frame.energy is not None
+        if abs(E0.energies.get(int(frame.atoms.numbers[0]), frame.energy) - frame.energy) > E0_TOLERANCE
+    ]
+
+
+def _shifted(train: Dataset, other: Dataset, name: str, energies: dict[int, float]) -> list[str]:
+    """Energies that lie far from those of training point to another method."""
+    ours, theirs = (interaction_energies(each.frames, energies) for each in (train, other))
+    ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
+    if not len(ours) or not len(theirs):
+        return []
+    shift = float(np.median(theirs) - np.median(ours))
+    if abs(shift) < 1.0 + 10 * float(ours.std()):
+        return []
+    return [
+        f"energies of the {name} set lie {shift:+.3g} eV/atom from those of the training set; do they come from "
+        "another method?"
+    ]
+
+
+def count_labels(frames: Sequence[Frame]) -> dict[str, dict[str, int]]:
+    """Returns, for each config_type, how many structures there are and how many have each label."""
+    table: dict[str, dict[str, int]] = {}
+    for frame in frames:
+        row = table.setdefault(frame.config_type, dict.fromkeys(("structures", *LABELS), 0))
+        row["structures"] += 1
+        for label in LABELS:
+            row[label] += getattr(frame, label) is not None
+    return table

@@ -1,0 +1,101 @@
+"""Measures what enters a potential as constants from its training set."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from equipot.data.atomic_energies import AtomicEnergies, compositions, interaction_energies, least_squares
+from equipot.data.dataset import Dataset
+from equipot.errors import EquipotError
+from equipot.statistics import Statistics
+
+_SMALLEST_SPREAD = 1e-6
+"""eV/atom or eV/Å; below it a spread is no scale, and 1 is used instead."""
+
+
+class Measurement(NamedTuple):
+    """Statistics of a training set, and what to know about them."""
+
+    statistics: Statistics
+    warnings: tuple[str, ...]
+
+
+def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
+    """Returns the statistics of a training set.
+
+    =========================  ==================================================================
+    value                      definition
+    =========================  ==================================================================
+    energy_mean, energy_std    mean and standard deviation of (E − Σ E0)/N over structures
+    energy_mean_per_species    least squares of E − Σ E0 on the numbers of atoms of each element
+    total_energy_mean          mean of E/N over structures
+    force_rms                  root mean square of all force components
+    mean_neighbours            mean number of neighbours within the cutoff over all atoms
+    =========================  ==================================================================
+
+    Args:
+        dataset: The training set.
+        atomic_energies: E0 of its elements.
+
+    Raises:
+        EquipotError: No atom has a neighbour within the cutoff.
+    """
+    species = dataset.species
+    neighbours, per_species = _neighbours(dataset)
+    force_rms, force_warnings = _force_rms(dataset)
+    mean, std, per_element, total = _energies(dataset, atomic_energies.energies)
+    statistics = Statistics(
+        species=species,
+        atomic_energies=tuple(atomic_energies.energies[z] for z in species),
+        atomic_energies_source=atomic_energies.source,
+        mean_neighbours=neighbours,
+        mean_neighbours_per_species=per_species,
+        force_rms=force_rms,
+        energy_mean=mean,
+        energy_std=std,
+        energy_mean_per_species=per_element,
+        total_energy_mean=total,
+        min_distance=float(dataset.min_distances.min()),
+    )
+    return Measurement(statistics, (*atomic_energies.warnings, *force_warnings))
+
+
+def _neighbours(dataset: Dataset) -> tuple[float, tuple[float, ...]]:
+    species = np.array(dataset.species)
+    edges, atoms = np.zeros(len(species)), np.zeros(len(species))
+    for graph in dataset.graphs:
+        z = np.searchsorted(species, graph.atomic_numbers.numpy())
+        atoms += np.bincount(z, minlength=len(species))
+        edges += np.bincount(z[graph.receivers.numpy()], minlength=len(species))
+    if edges.sum() == 0:
+        raise EquipotError(
+            f"no atom of the training set has a neighbour within design.r_max = {dataset.r_max} Å; there is nothing to "
+            "learn. Raise r_max, or check that positions are in Å."
+        )
+    return float(edges.sum() / atoms.sum()), tuple((edges / atoms).tolist())
+
+
+def _force_rms(dataset: Dataset) -> tuple[float, tuple[str, ...]]:
+    components = [frame.forces.ravel() for frame in dataset.frames if frame.forces is not None]
+    if not components:
+        return 1.0, ("no structure has forces: the scale of the forces is set to 1 eV/Å.",)
+    rms = float(np.sqrt(np.mean(np.square(np.concatenate(components)))))
+    if rms < _SMALLEST_SPREAD:
+        return 1.0, ("all forces are zero: are they a placeholder? The scale of the forces is set to 1 eV/Å.",)
+    return rms, ()
+
+
+def _energies(dataset: Dataset, energies: Mapping[int, float]) -> tuple[float, float, tuple[float, ...], float]:
+    known = [frame for frame in dataset.frames if frame.energy is not None]
+    species = dataset.species
+    if not known:
+        return 0.0, 1.0, (0.0,) * len(species), 0.0
+    counts = compositions(known, species)
+    per_atom = interaction_energies(known, energies)
+    per_element, rank = least_squares(counts, per_atom * counts.sum(axis=1))
+    mean, std = float(per_atom.mean()), float(per_atom.std())
+    if rank < len(species):
+        per_element = np.full(len(species), mean)
+    total = float(np.mean([frame.energy / len(frame.atoms) for frame in known]))
+    return mean, std if std > _SMALLEST_SPREAD else 1.0, tuple(per_element.tolist()), total

@@ -1,0 +1,95 @@
+"""Energies that cannot be right: too far from the energies of their atoms."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from equipot.data.atomic_energies import AtomicEnergies, compositions, interaction_energies
+from equipot.data.frame import Frame
+from equipot.errors import EquipotError
+
+BOUND = (-30.0, 20.0)
+"""eV/atom; the median of (E − Σ E0)/N lies between. The strongest bound solids have −12 with spin-paired atoms."""
+
+FARTHEST = 100.0
+"""eV/atom; no structure lies farther than this from Σ E0 (from the median, where E0 are fitted)."""
+
+UNITS = {
+    "hartree": 27.211386246,
+    "rydberg": 13.605693123,
+    "kcal/mol": 0.0433641043,
+    "kJ/mol": 0.0103642697,
+    "meV": 1e-3,
+    "J": 6.241509074e18,
+}
+"""eV per unit."""
+
+
+def check_energies(frames: Sequence[Frame], atomic_energies: AtomicEnergies) -> None:
+    """Raises if energies and E0s cannot belong together.
+
+    Args:
+        frames: Structures; those without energy are passed over.
+        atomic_energies: E0 of their elements.
+
+    Raises:
+        EquipotError: (E − Σ E0)/N of a structure, or of most of them, is out of any plausible range; says which
+            mistake would explain it.
+    """
+    known = [frame for frame in frames if frame.energy is not None]
+    if not known:
+        return
+    per_atom = interaction_energies(known, atomic_energies.energies)
+    absolute = atomic_energies.source in ("isolated_atoms", "given")
+    median = float(np.median(per_atom))
+    if absolute and not BOUND[0] <= median <= BOUND[1]:
+        raise EquipotError(_all_wrong(known, per_atom, atomic_energies.energies))
+    distance = np.abs(per_atom - (0.0 if absolute else median))
+    worst = int(distance.argmax())
+    if distance[worst] > FARTHEST:
+        raise EquipotError(_one_wrong(known[worst], per_atom[worst], median, int((distance > FARTHEST).sum())))
+
+
+def _all_wrong(frames: Sequence[Frame], per_atom: np.ndarray, energies: Mapping[int, float]) -> str:
+    first = frames[0]
+    sum_of_E0 = first.energy - per_atom[0] * len(first.atoms) if first.energy is not None else 0.0
+    table = ", ".join(f"{chemical_symbols[z]}: {e:.6g}" for z, e in sorted(energies.items()))
+    return (
+        f"{first.where}: E = {first.energy:.6g} eV and ΣE0 = {sum_of_E0:.6g} eV differ by {per_atom[0]:.4g} eV/atom "
+        f"(median over {len(frames)} frames {np.median(per_atom):.4g}); plausible are {BOUND[0]:g} to {BOUND[1]:g}. "
+        f"E0s in use: {table}. {_explanation(frames, energies)}"
+    )
+
+
+def _explanation(frames: Sequence[Frame], energies: Mapping[int, float]) -> str:
+    """Returns the mistake that would make the energies plausible."""
+    species = sorted(energies)
+    counts = compositions(frames, species)
+    N = counts.sum(axis=1)
+    E = np.array([frame.energy for frame in frames], dtype=float)
+    sum_of_E0 = counts @ np.array([energies[z] for z in species])
+    for unit, factor in UNITS.items():
+        if BOUND[0] <= np.median((factor * E - sum_of_E0) / N) <= 0:
+            return f"The energies look like {unit}; energies must be in eV: multiply them by {factor:.10g}."
+    for unit, factor in UNITS.items():
+        if BOUND[0] <= np.median((E - factor * sum_of_E0) / N) <= 0:
+            return f"The E0s look like {unit}; they must be in eV: multiply them by {factor:.10g}."
+    if BOUND[0] <= np.median(E / N) <= BOUND[1]:
+        zeros = ", ".join(f"{chemical_symbols[z]}: 0" for z in species)
+        return (
+            "The energies look like interaction energies, with the E0s already subtracted, or come from another method "
+            f"than the E0s: write data.atomic_energies: {{{zeros}}}, or least_squares."
+        )
+    return (
+        "Energies and E0s must come from one method (functional, basis, pseudopotentials, spin): give matching E0s in "
+        "data.atomic_energies, or write least_squares."
+    )
+
+
+def _one_wrong(frame: Frame, per_atom: float, median: float, count: int) -> str:
+    return (
+        f"{frame.where}: (E − ΣE0)/N = {per_atom:.4g} eV/atom with E = {frame.energy:.6g} eV, where the median is "
+        f"{median:.4g}; {count} frame(s) lie more than {FARTHEST:g} eV/atom away. Such a frame did not converge, has "
+        "another unit than eV or comes from another method: correct or remove it."
+    )
