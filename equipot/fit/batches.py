@@ -1,7 +1,7 @@
 """Which structures a step sees: a function of seed and epoch, whatever the number of processes."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -33,16 +33,29 @@ def minibatches(num_atoms: Sequence[int], options: FitOptions, epoch: int) -> li
     order = epoch_order(len(num_atoms), options.seed, epoch)
     if options.batch_atoms is not None:
         return _by_atoms(order, num_atoms, options.batch_atoms)
-    return _by_structures(order, options.batch_size or 1)
+    return _evenly(order, options.batch_size or 1)
 
 
-def _by_structures(order: list[int], batch_size: int) -> list[list[int]]:
+def in_order(indices: Sequence[int], num_atoms: Sequence[int], options: FitOptions) -> list[list[int]]:
+    """Returns structures in the given order, as many at a time as validation takes.
+
+    Args:
+        indices: The structures.
+        num_atoms: Number of atoms of each structure.
+        options: `batch_atoms` atoms at a time where it is given, else `valid_batch_size` structures.
+    """
+    if options.batch_atoms is not None:
+        return _by_atoms(indices, num_atoms, options.batch_atoms)
+    return [list(indices[i : i + options.valid_batch_size]) for i in range(0, len(indices), options.valid_batch_size)]
+
+
+def _evenly(order: list[int], batch_size: int) -> list[list[int]]:
     """Splits into ⌈n/batch_size⌉ minibatches whose sizes differ by one at most: no small remainder."""
     parts = -(-len(order) // batch_size)
     return [part.tolist() for part in np.array_split(np.array(order), parts)]
 
 
-def _by_atoms(order: list[int], num_atoms: Sequence[int], budget: int) -> list[list[int]]:
+def _by_atoms(order: Sequence[int], num_atoms: Sequence[int], budget: int) -> list[list[int]]:
     """Fills each minibatch up to `budget` atoms; a structure larger than that is a minibatch of its own."""
     batches: list[list[int]] = []
     atoms = 0
@@ -74,7 +87,7 @@ def share(minibatch: Sequence[int], num_atoms: Sequence[int], rank: int, num_pro
 
 def prefetched(
     make: Callable[[Sequence[int]], Item], requests: Sequence[Sequence[int]], depth: int = 2
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """Yields make(request) for each request in order, with up to `depth` of them made ahead by a thread."""
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="equipot-batches")
     try:

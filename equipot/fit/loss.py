@@ -44,6 +44,17 @@ def loss(sums: Float[Tensor, " term"], counts: Float[Tensor, " term"], weights: 
     return (w * sums / counts.clamp(min=1)).sum()
 
 
+def formula(options: FitOptions) -> str:
+    """Returns the loss of a run in one line, for its log."""
+    form = {"mse": "squared", "mae": "absolute", "huber": f"Huber (δ {options.huber_delta:g})"}[options.loss]
+    stages = [options.loss_weights(i) for i in range(len(options.stages) + 1)]
+    terms = " + ".join(
+        f"{'→'.join(f'{getattr(w, name):g}' for w in stages)} · {error}"
+        for name, error in (("energy", "E/N [eV/atom]"), ("forces", "F [eV/Å]"), ("stress", "σ [eV/Å³]"))
+    )
+    return f"loss = {terms}, mean {form} errors"
+
+
 def label_counts(labels: Labels) -> Float[Tensor, " term"]:
     """Returns n_E, n_F and n_S: how many energies, force components and stress components have a label."""
     return torch.stack([t.isfinite().sum() for t in (labels.energy, labels.forces, labels.stress)]).double()

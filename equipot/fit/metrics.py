@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from equipot.data.dataset import Batch, Dataset, Labels
-from equipot.fit.batches import prefetched
+from equipot.fit.batches import in_order, prefetched
 from equipot.fit.distributed import Alone, Processes
 from equipot.fit.loss import atoms_per_system, label_counts, label_errors, loss, loss_sums
 from equipot.fit.options import FitOptions
@@ -100,7 +100,8 @@ def evaluate_set(
     by_element = torch.zeros(len(chemical_symbols), 3, dtype=torch.float64, device=device)
     loss_terms = torch.zeros(2, 3, dtype=torch.float64, device=device)
     own = range(processes.rank, len(dataset), processes.count)
-    for indices, batch, prediction in predictions(potential, dataset, own, options.valid_batch_size):
+    parts = in_order(own, dataset.num_atoms.tolist(), options)
+    for indices, batch, prediction in _predicted(potential, dataset, parts):
         sums, elements = error_sums(prediction, batch.labels, batch.graph)
         by_type.index_add_(0, types[indices].to(device), sums)
         by_element += elements
@@ -121,8 +122,15 @@ def predictions(
     potential: Module, dataset: Dataset, indices: Sequence[int], batch_size: int
 ) -> Iterator[tuple[list[int], Batch, Prediction]]:
     """Yields indices, batch and prediction for some structures of a set, `batch_size` at a time."""
+    yield from _predicted(
+        potential, dataset, [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+    )
+
+
+def _predicted(
+    potential: Module, dataset: Dataset, parts: Sequence[list[int]]
+) -> Iterator[tuple[list[int], Batch, Prediction]]:
     device = device_of(potential)
-    parts = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
     for part, batch in zip(parts, prefetched(batch_maker(dataset, device), parts), strict=True):
         yield part, batch, evaluate(potential, batch.graph)
 

@@ -23,7 +23,8 @@ def stop_non_finite(run: Run, indices: Sequence[int], value: float, norm: float)
     what = f"the loss is {value}" if not math.isfinite(value) else f"the norm of the gradient is {norm}"
     parameters = list(trainable(run.model).values())
     make = batch_maker(run.train, run.device)
-    present, guilty = [], []
+    present: list[str] = []
+    guilty: list[str] = []
     for index in indices:
         batch = make([index])
         prediction = evaluate(run.model, batch.graph, create_graph=True)

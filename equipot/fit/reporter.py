@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from equipot.errors import EquipotError
+from equipot.fit.options import FitOptions
 
 logger = logging.getLogger("equipot.fit")
 
@@ -145,6 +146,8 @@ class ProgressReporter(NullReporter):
     def finish(self, status: str) -> None:
         """Closes the bar."""
         if self._bar is not None:
+            if status not in ("interrupted", "failed"):
+                self._bar.update(self._task, completed=1.0, left="0:00")
             self._bar.stop()
             self._bar = None
 
@@ -197,6 +200,18 @@ class Reporters:
         """The run ends."""
         for reporter in self._reporters:
             reporter.finish(status)
+
+
+def all_reporters(options: FitOptions, folder: Path, reporter: Reporter | None, rank: int) -> Reporter:
+    """Returns the log, the caller's, and TensorBoard where it is asked for; nobody on other processes."""
+    if rank != 0:
+        return Reporters([])
+    reporters: list[Reporter] = [LogReporter()]
+    if reporter is not None:
+        reporters.append(reporter)
+    if options.tensorboard:
+        reporters.append(TensorboardReporter(folder / "tensorboard"))
+    return Reporters(reporters)
 
 
 class _PresentStderr(logging.StreamHandler):

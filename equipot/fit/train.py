@@ -16,12 +16,13 @@ from equipot.errors import EquipotError
 from equipot.fit import distributed
 from equipot.fit.batches import prefetched, share
 from equipot.fit.interrupt import Interrupted, StopRequest
-from equipot.fit.loss import label_counts, loss, loss_sums
+from equipot.fit.labels import check_labels
+from equipot.fit.loss import formula, label_counts, loss, loss_sums
 from equipot.fit.metrics import Errors, batch_maker, error_sums, evaluate_set, named_errors
 from equipot.fit.non_finite import NonFiniteError, stop_non_finite, stop_non_finite_validation
 from equipot.fit.optimise import build_average, build_optimiser, overwrite, trainable
 from equipot.fit.options import FitOptions
-from equipot.fit.reporter import LogReporter, Reporter, Reporters, StepReport, TensorboardReporter
+from equipot.fit.reporter import Reporter, StepReport, all_reporters
 from equipot.fit.run import BEST, CHECKPOINT, TRACKED, Run, SaveModel, Status
 from equipot.geometry.derivatives import evaluate
 from equipot.models.model_file import save_potential
@@ -93,8 +94,7 @@ def fit(
             files hold the run as it was before that step.
     """
     for name, dataset in (("training", train), ("validation", valid)):
-        if len(dataset) == 0:
-            raise EquipotError(f"there are no {name} structures; give at least one (data.train, data.valid)")
+        check_labels(name, dataset, options)
     processes = distributed.current()
     processes.copy_from_first(list(potential.state_dict().values()))
     optimiser = build_optimiser(potential, options)
@@ -108,7 +108,7 @@ def fit(
             processes=processes,
             optimiser=optimiser,
             average=build_average(potential, optimiser, options),
-            reporter=_reporters(options, Path(folder), reporter, processes.rank),
+            reporter=all_reporters(options, Path(folder), reporter, processes.rank),
             save_model=_save_model if save_model is None else save_model,
             stop=stop,
         )
@@ -116,6 +116,7 @@ def fit(
             run.restore()
         else:
             run.begin()
+        logger.info("%s", formula(options))
         return _supervised(run)
 
 
@@ -127,7 +128,7 @@ def _supervised(run: Run) -> FitResult:
         status = train_run(run)
         run.save_last()
     except NonFiniteError:
-        run.save_last()
+        _save_after_failure(run)
         raise
     finally:
         run.reporter.finish(status)
@@ -150,6 +151,13 @@ def _supervised(run: Run) -> FitResult:
         model=run.folder / BEST,
         checkpoint=run.folder / CHECKPOINT,
     )
+
+
+def _save_after_failure(run: Run) -> None:
+    try:
+        run.save_last()
+    except EquipotError as error:
+        logger.error("the last weights could not be written: %s", error)
 
 
 def train_run(run: Run) -> Status:
@@ -207,8 +215,8 @@ def take_step(run: Run, indices: Sequence[int], batch: Batch | None) -> None:
         parameter.grad = gradient
     norm = torch.nn.utils.clip_grad_norm_(parameters, run.options.clip or math.inf)
     sums = run.processes.sum(sums)
-    *tracked, norm_value = torch.cat([sums, norm.detach().double().reshape(1)]).tolist()
-    tracked = torch.tensor(tracked, dtype=torch.float64)
+    tracked = torch.cat([sums, norm.detach().double().reshape(1)]).cpu()
+    tracked, norm_value = tracked[:-1], tracked[-1].item()
     value = loss(tracked[:3], tracked[3:6], weights).item()
     if not (math.isfinite(value) and math.isfinite(norm_value)):
         stop_non_finite(run, indices, value, norm_value)
@@ -306,15 +314,3 @@ def _step_report(run: Run, lr: float) -> StepReport:
 
 def _save_model(path: Path, potential: Potential, facts: dict[str, Any]) -> None:
     save_potential(path, potential, provenance=facts)
-
-
-def _reporters(options: FitOptions, folder: Path, reporter: Reporter | None, rank: int) -> Reporter:
-    """Returns the log, the caller's, and TensorBoard where it is asked for; nobody on other processes."""
-    if rank != 0:
-        return Reporters([])
-    reporters: list[Reporter] = [LogReporter()]
-    if reporter is not None:
-        reporters.append(reporter)
-    if options.tensorboard:
-        reporters.append(TensorboardReporter(folder / "tensorboard"))
-    return Reporters(reporters)

@@ -1,16 +1,18 @@
 import json
 import logging
 import math
+import sys
 
 import numpy as np
 import pytest
 import small
 import torch
+from ase import Atoms
 from rich.console import Console
 
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
-from equipot.fit.metrics import errors
+from equipot.fit.metrics import errors, evaluate_set
 from equipot.fit.non_finite import NonFiniteError
 from equipot.fit.options import FitOptions
 from equipot.fit.reporter import ProgressReporter, logging_to
@@ -144,15 +146,50 @@ def test_a_non_finite_validation_names_the_structure(data, tmp_path):
         fit(small.potential(), data[0], valid, small.options(), tmp_path)
 
 
-def test_no_structures(data, tmp_path):
+def test_nothing_to_learn_from(data, tmp_path):
     with pytest.raises(EquipotError, match="there are no validation structures"):
         fit(small.potential(), data[0], data[1].select([]), small.options(), tmp_path)
+    bare = Dataset([small.labelled(f.atoms, 0, forces=None, stress=None) for f in small.frames(3)], small.R_MAX)
+    with pytest.raises(EquipotError, match=r"no training structure has a label .* energy 0 \(3 labels\)"):
+        fit(small.potential(), bare, data[1], small.options(energy_weight=0.0), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_energies_alone_are_learned_with_a_warning(data, tmp_path, caplog):
+    bare = Dataset([small.labelled(f.atoms, 0, forces=None, stress=None) for f in small.frames(6)], small.R_MAX)
+    result = fit(small.potential(), bare, bare, small.options(max_epochs=10, lr=0.05), tmp_path)
+    assert "no training structure has forces" in caplog.text
+    assert result.errors["forces_rmse_meV_per_A"] is None
+    lines = small.records(tmp_path)
+    assert lines[-1]["valid_energy_rmse_meV_per_atom"] < lines[0]["valid_energy_rmse_meV_per_atom"]
+
+
+def test_a_minibatch_of_one_isolated_atom(data, tmp_path):
+    """No edges, no forces, nothing that the weights could change: the step must do no harm."""
+    atom = small.labelled(Atoms("H"), 0, energy=3.2, forces=np.zeros((1, 3)))
+    train = Dataset([atom, *small.frames(2)], small.R_MAX)
+    assert fit(small.potential(), train, data[1], small.options(batch_size=1), tmp_path).status == "finished"
+
+
+def test_tensorboard_that_is_not_installed(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(EquipotError, match=r"pip install equipot\[tensorboard\]"):
+        fit(small.potential(), *data, small.options(tensorboard=True), tmp_path)
+
+
+def test_evaluation_by_atoms_changes_nothing(data, tmp_path):
+    by_atoms = small.options(batch_size=None, batch_atoms=9)
+    model = small.potential()
+    one, two = (evaluate_set(model, data[1], o).table.total for o in (small.options(), by_atoms))
+    assert two == pytest.approx(one, rel=1e-12)
 
 
 def test_the_log_has_a_line_per_validation(data, tmp_path, capsys):
     with logging_to(tmp_path / "log.txt"):
         fit(small.potential(), *data, small.options(), tmp_path / "run")
     log = (tmp_path / "log.txt").read_text()
+    assert "loss = 1 · E/N [eV/atom] + 10 · F [eV/Å] + 100 · σ [eV/Å³], mean squared errors" in log
+    assert "training: 8 structures, labels: 8 energy, 8 forces, 2 stress" in log
     assert log.count("meV/atom") == 3 and "finished after 3 epochs, 9 steps" in log
     assert capsys.readouterr().err.count("meV/atom") == 3
     assert not logging.getLogger("equipot").handlers
