@@ -14,14 +14,19 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """A context in which SIGINT and SIGTERM ask to stop instead of killing; the second one stops at once.
+    """A context in which SIGINT and SIGTERM ask to stop instead of killing; a second Ctrl-C stops at once.
 
     Signals reach the main thread only; in another thread the context changes nothing, and `requested` may be
     set by whoever runs it.
+
+    Args:
+        insist: Whether a second SIGINT raises KeyboardInterrupt. Not under `torchrun`, which repeats signals
+            and kills after half a minute by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, insist: bool = True) -> None:
         self.requested = False
+        self._insist = insist
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -36,10 +41,12 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and self._insist and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.requested:
+            hint = "; Ctrl-C again to stop at once" if self._insist else ""
+            logger.warning("%s: finishing this step and saving%s", signal.Signals(number).name, hint)
         self.requested = True
-        logger.warning("%s: finishing this step and saving; again to stop at once", signal.Signals(number).name)
 
     def check(self) -> None:
         """Raises Interrupted where a stop was requested."""

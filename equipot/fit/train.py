@@ -98,7 +98,7 @@ def fit(
     processes = distributed.current()
     processes.copy_from_first(list(potential.state_dict().values()))
     optimiser = build_optimiser(potential, options)
-    with StopRequest() as stop:
+    with StopRequest(insist=processes.count == 1) as stop:
         run = Run(
             model=potential,
             train=train,

@@ -7,6 +7,7 @@ import torch
 
 from equipot.errors import EquipotError
 from equipot.fit.checkpoint import load_checkpoint
+from equipot.fit.interrupt import StopRequest
 from equipot.fit.metrics import errors
 from equipot.fit.train import fit
 from equipot.models.model_file import load_potential, read_model_header
@@ -125,6 +126,17 @@ def test_the_second_signal_stops_at_once(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(small.potential(), *data, small.options(), tmp_path, reporter=Impatient(2))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_repeated_kill_and_a_launcher_that_repeats_are_patient():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.requested
+    with StopRequest(insist=False) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert stop.requested
 
 
 def test_a_changed_configuration_is_named(data, tmp_path):
