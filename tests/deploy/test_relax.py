@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.deploy.options import RelaxOptions
-from equipot.deploy.relax import relax
+from equipot.deploy.relaxation import relax
 from equipot.errors import EquipotError
 from equipot.units import GPA
 
