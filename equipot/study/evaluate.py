@@ -8,11 +8,10 @@ from typing import Any
 import ase.io
 import numpy as np
 
-from equipot.data.check import check_species
 from equipot.data.dataset import Dataset
 from equipot.data.files import read_structures
+from equipot.data.load import load_set
 from equipot.data.options import Keys
-from equipot.data.read import read_frames
 from equipot.errors import EquipotError
 from equipot.fit.metrics import ErrorTable
 from equipot.models.potential import Potential
@@ -48,9 +47,7 @@ def evaluate_set(potential: Potential, dataset: Dataset, batch_size: int = 16) -
     return Evaluated(dataset, *predict(potential, dataset, batch_size))
 
 
-def evaluate_file(
-    potential: Potential, path: str | Path, keys: Keys | None = None, batch_size: int = 16
-) -> Evaluated:
+def evaluate_file(potential: Potential, path: str | Path, keys: Keys | None = None, batch_size: int = 16) -> Evaluated:
     """Returns predictions and errors on a file; isolated atoms in it are left out.
 
     Args:
@@ -62,11 +59,8 @@ def evaluate_file(
     Raises:
         EquipotError: The file cannot be used, or has an element that the model does not know.
     """
-    reading = read_frames(path, keys)
-    if not reading.frames:
-        raise EquipotError(f"{path}: has isolated atoms only; give structures to evaluate on.")
-    check_species(reading.frames, potential.statistics.species, "the model")
-    return evaluate_set(potential, Dataset(reading.frames, potential.r_max), batch_size)
+    dataset, _ = load_set(str(path), potential.r_max, potential.statistics, keys)
+    return evaluate_set(potential, dataset, batch_size)
 
 
 def evaluate_scan(
@@ -95,7 +89,5 @@ def write_predictions(path: Path, evaluated: Iterable[Evaluated]) -> int:
     try:
         ase.io.write(path, frames, format="extxyz" if path.suffix in (".xyz", ".extxyz") else None)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise EquipotError(
-            f"{path} cannot be written ({error}); give a path that ends in .extxyz or .traj."
-        ) from error
+        raise EquipotError(f"{path} cannot be written ({error}); give a path that ends in .extxyz or .traj.") from error
     return len(frames)

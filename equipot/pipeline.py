@@ -1,0 +1,418 @@
+"""From a configuration to a checked potential: data, training, evaluation, a scan, dynamics, a report.
+
+A run folder ends up with
+
+    model.equipot      the best model, with its configuration and errors
+    report.html        figures and tables
+    config.yaml        the resolved configuration
+    equipot.log        messages
+    metrics.jsonl      one line for each validation
+    data.json          what was found in the data, and the split
+    errors.json        errors of every data set
+    predictions/       references and predictions of every data set
+    scan.json          energies along the scan
+    md/                trajectory and log of the dynamics
+    run.json           how the run went
+    best.equipot, last.equipot, last.ckpt     models and checkpoint of the training
+
+Once the model is there, nothing that fails takes it away: a failure is logged, noted in run.json and in the
+report, and the next stage goes on.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase
+import torch
+from ase.data import chemical_symbols
+
+from equipot.config import Config
+from equipot.data.files import read_structures
+from equipot.data.keys import LABELS
+from equipot.data.load import LoadedData, load
+from equipot.deploy.ase_calculator import EquipotCalculator
+from equipot.deploy.md import MDResult, Progress, run_md
+from equipot.errors import EquipotError
+from equipot.fit import distributed
+from equipot.fit.metrics import Errors
+from equipot.fit.reporter import Reporter, logging_to
+from equipot.fit.run import BEST, CHECKPOINT
+from equipot.fit.train import FitResult, fit
+from equipot.models.model_file import as_device, as_dtype, read_model_header, save_potential
+from equipot.models.potential import Potential
+from equipot.run_report import write_run_report
+from equipot.study.evaluate import evaluate_scan, evaluate_set
+from equipot.study.predictions import ScanPath
+
+logger = logging.getLogger("equipot.pipeline")
+
+MODEL = "model.equipot"
+CONFIG = "config.yaml"
+LOG = "equipot.log"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training starts from: the data and a potential with fresh weights."""
+
+    data: LoadedData
+    potential: Potential
+
+
+@dataclass
+class TrainResult:
+    """What a run left.
+
+    Attributes:
+        folder: Of the run.
+        model: File of the best model.
+        fit: How the training ended.
+        errors: Errors of each data set, in the order train, valid, tests, scan.
+        scan: Paths with reference energies.
+        dynamics: The molecular dynamics, if there was one.
+        problems: What failed after the training, one sentence each; empty when all went well.
+        seconds: Wall time of everything, s.
+    """
+
+    folder: Path
+    model: Path
+    fit: FitResult
+    errors: dict[str, Errors] = field(default_factory=dict)
+    scan: list[ScanPath] = field(default_factory=list)
+    dynamics: MDResult | None = None
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+
+def train(
+    config: Config | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    md_progress: Progress | None = None,
+) -> TrainResult:
+    """Runs everything: reads and checks the data, trains, evaluates, runs dynamics, writes the report.
+
+    Args:
+        config: The configuration, or a YAML file that holds it.
+        folder: Run folder; without `resume` it must not hold a run yet.
+        resume: Go on with the run in `folder`.
+        reporter: Is told how the training goes; see `equipot.fit.ProgressReporter`.
+        md_progress: Is told how the dynamics goes.
+
+    Raises:
+        EquipotError: Data, design or folder do not allow this run. What goes wrong once the model is trained is
+            in the result's `problems` instead.
+    """
+    config = config if isinstance(config, Config) else Config.from_yaml(config)
+    folder = Path(folder)
+    began = time.monotonic()
+    with distributed.started(default_device(config.run.device)) as place, threads(config.run.threads):
+        leads = distributed.current().rank == 0
+        if not resume:
+            _check_new(folder)
+        with logging_to(folder / LOG if leads else None), Warnings() as warnings:
+            prepared = prepare(config, place)
+            if leads:
+                _write_text(folder / CONFIG, config.to_yaml())
+                _write_json(folder / "data.json", data_facts(prepared.data))
+            fitted = _fit(config, prepared, folder, resume, reporter)
+            result = TrainResult(folder, folder / MODEL, fitted)
+            if leads:
+                _finish(config, prepared, result, warnings, md_progress)
+                result.seconds = time.monotonic() - began
+        return result
+
+
+def default_device(name: str) -> str:
+    """Returns the device that ``auto`` stands for here, or the one named.
+
+    Raises:
+        EquipotError: There is no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return str(as_device(name))
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """A context in which torch uses so many CPU threads; None leaves its choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
+    """Reads the data, says what was found, and builds a potential with fresh weights.
+
+    Args:
+        config: The configuration.
+        place: Device of the potential.
+    """
+    design = config.design.design
+    data = load(config.data, design.r_max)
+    _announce(data)
+    potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
+    counts = potential.parameter_counts()
+    logger.info(
+        "model: %s, %d parameters (%d active), r_max %g Å, %d layers, %s on %s",
+        config.design.name, counts.parameters, counts.active_parameters, design.r_max, design.layers,
+        config.run.dtype, place,
+    )  # fmt: skip
+    return Prepared(data, potential.to(place))
+
+
+def _announce(data: LoadedData) -> None:
+    """Says per file what was found and used, how it is split, and what was measured."""
+    for name, reading in data.readings.items():
+        for row in reading.summary():
+            labels = ", ".join(f"{label} {row[label]}" for label in LABELS if row[label] != "–")
+            logger.info("%s: %s, %d structures of %s: %s", name, row["file"], row["frames"], row["elements"], labels)
+    for note in data.notes:
+        logger.info(note)
+    s = data.statistics
+    energies = ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in zip(s.species, s.atomic_energies, strict=True))
+    logger.info("E0 (eV, %s): %s", s.atomic_energies_source.replace("_", " "), energies)
+    logger.info(
+        "(E − ΣE0)/N %.4f ± %.4f eV/atom, rms force %.4f eV/Å, %.1f neighbours, shortest distance %.3f Å",
+        s.energy_mean, s.energy_std, s.force_rms, s.mean_neighbours, s.min_distance,
+    )  # fmt: skip
+    for warning in data.warnings:
+        logger.warning(warning)
+
+
+def _check_new(folder: Path) -> None:
+    if (folder / CONFIG).exists() or (folder / CHECKPOINT).exists():
+        raise EquipotError(
+            f"{folder} holds a run already. Go on with it: equipot train --resume {folder}; or name another folder "
+            "with --out."
+        )
+
+
+def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporter: Reporter | None) -> FitResult:
+    portable = config.portable()
+
+    def save(path: Path, potential: Potential, facts: dict[str, Any]) -> None:
+        save_potential(path, potential, provenance={**facts, "config": portable})
+
+    data = prepared.data
+    return fit(
+        prepared.potential,
+        data.train,
+        data.valid,
+        config.fit,
+        folder,
+        resume=resume,
+        reporter=reporter,
+        save_model=save,
+    )
+
+
+def _finish(
+    config: Config, prepared: Prepared, result: TrainResult, warnings: "Warnings", md_progress: Progress | None
+) -> None:
+    """Everything after the training; the model is written first, and each stage may fail without the others."""
+    folder = result.folder
+    shutil.copyfile(folder / BEST, folder / MODEL)
+    if result.fit.status != "interrupted":
+        with _stage("evaluation", result):
+            _evaluate(prepared, result)
+        if config.scan is not None:
+            with _stage("scan", result):
+                _scan(config, prepared.potential, result)
+        if config.md is not None:
+            with _stage("molecular dynamics", result):
+                result.dynamics = _dynamics(config, prepared, folder, md_progress)
+    with _stage("run record", result):
+        _save_with_errors(prepared.potential, result)
+        _write_json(folder / "run.json", _record(config, prepared, result, warnings.messages))
+    with _stage("report", result):
+        write_run_report(folder)
+        logger.info("report: %s", result.report)
+
+
+@contextmanager
+def _stage(name: str, result: TrainResult) -> Iterator[None]:
+    """A context whose failure is noted and ends there: the model is worth more than what comes after it."""
+    try:
+        yield
+    except Exception as error:
+        problem = f"{name} failed: {error if isinstance(error, EquipotError) else repr(error)}"
+        result.problems.append(problem)
+        logger.error(problem, exc_info=None if isinstance(error, EquipotError) else error)
+
+
+def _evaluate(prepared: Prepared, result: TrainResult) -> None:
+    data, document = prepared.data, {}
+    for name, dataset in {"train": data.train, "valid": data.valid, **data.tests}.items():
+        found = evaluate_set(prepared.potential, dataset)
+        found.predictions.save(result.folder / "predictions" / f"{name}.npz")
+        result.errors[name] = found.table.total
+        document[name] = found.as_dict()
+        logger.info("errors of %s (%d structures): %s", name, len(dataset), in_words(found.table.total))
+    _write_json(result.folder / "errors.json", document)
+
+
+def _scan(config: Config, potential: Potential, result: TrainResult) -> None:
+    if config.scan is None:
+        return
+    scan = config.scan
+    found, result.scan = evaluate_scan(potential, scan.file, scan.x, scan.group, config.data.keys)
+    label = f"{scan.x} ({scan.unit})" if scan.unit else scan.x
+    paths = [path.as_dict() for path in result.scan]
+    _write_json(result.folder / "scan.json", {"label": label, "errors": found.as_dict(), "paths": paths})
+    for path in result.scan:
+        logger.info("scan %s: energy RMSE %.3g meV, of the shape %.3g meV", path.name, path.rmse, path.shape_rmse)
+
+
+def _dynamics(config: Config, prepared: Prepared, folder: Path, progress: Progress | None) -> MDResult:
+    """Runs the short dynamics; an old one of this run is replaced."""
+    if config.md is None:
+        raise EquipotError("no dynamics is asked for.")
+    shutil.rmtree(folder / "md", ignore_errors=True)
+    atoms = _start(config, prepared)
+    calculator = EquipotCalculator(prepared.potential)
+    options = config.md.options
+    affordable = int(60.0 * config.md.max_minutes / _seconds_per_step(calculator, atoms))
+    if affordable < options.steps:
+        logger.warning(
+            "dynamics: %d of %d steps, as many as fit into md.max_minutes = %g",
+            affordable, options.steps, config.md.max_minutes,
+        )  # fmt: skip
+        options = options.replace(steps=max(affordable, 1))
+    result = run_md(calculator, atoms, options, folder / "md", progress=progress)
+    level = logging.INFO if result.status == "finished" else logging.WARNING
+    logger.log(
+        level, "dynamics: %s %d atoms, mean temperature %.0f K, %.3g ms per step",
+        result.message, len(atoms), result.temperatures.mean(), 1000 * result.seconds_per_step,
+    )  # fmt: skip
+    _write_json(folder / "md" / "summary.json", md_facts(result, options.model_dump(mode="json")))
+    return result
+
+
+def _start(config: Config, prepared: Prepared) -> ase.Atoms:
+    if config.md is None or config.md.structure is None:
+        frames, source = [frame.atoms for frame in prepared.data.valid.frames], "the validation set"
+    else:
+        frames, source = list(read_structures(config.md.structure).structures), config.md.structure
+    index = config.md.index if config.md is not None else 0
+    if index >= len(frames):
+        raise EquipotError(f"md.index is {index}, but {source} has {len(frames)} structures, counted from 0.")
+    return frames[index]
+
+
+def _seconds_per_step(calculator: EquipotCalculator, atoms: ase.Atoms) -> float:
+    moved = atoms.copy()
+    seconds = []
+    for _ in range(4):
+        moved.positions += 1e-4
+        started = time.perf_counter()
+        calculator.calculate(moved, ["energy"])
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def md_facts(result: MDResult, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a molecular dynamics run gave, as JSON can hold it."""
+    return {
+        "status": result.status, "message": result.message, "steps": result.step, "atoms": len(result.atoms),
+        "formula": result.atoms.get_chemical_formula(), "mean_temperature_K": float(result.temperatures.mean()),
+        "drift_meV_per_atom_per_ns": result.drift, "seconds_per_step": result.seconds_per_step, "options": dict(options),
+    }  # fmt: skip
+
+
+def data_facts(data: LoadedData) -> dict[str, Any]:
+    """Returns what was found in the data, as JSON can hold it."""
+    sets = {"train": data.train, "valid": data.valid, **data.tests}
+    return {
+        "files": {name: reading.summary() for name, reading in data.readings.items()},
+        "sets": {name: {"structures": len(s), "atoms": int(s.num_atoms.sum())} for name, s in sets.items()},
+        "statistics": data.statistics.model_dump(mode="json"),
+        "split": data.split,
+        "notes": list(data.notes),
+        "warnings": list(data.warnings),
+        "hashes": data.hashes(),
+    }
+
+
+def _save_with_errors(potential: Potential, result: TrainResult) -> None:
+    """Writes the model once more, now with all errors in its provenance."""
+    provenance = read_model_header(result.folder / BEST).provenance
+    save_potential(result.model, potential, provenance={**provenance, "errors": result.errors})
+
+
+def _record(config: Config, prepared: Prepared, result: TrainResult, warnings: list[str]) -> dict[str, Any]:
+    fitted = {key: value for key, value in asdict(result.fit).items() if key not in ("model", "checkpoint")}
+    return {
+        "title": config.run.title,
+        "point": config.design.name,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "device": str(next(prepared.potential.parameters()).device),
+        "dtype": config.run.dtype,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.current().count,
+        "fit": fitted,
+        "warnings": warnings,
+        "problems": result.problems,
+    }
+
+
+def in_words(errors: Mapping[str, Any]) -> str:
+    """Returns the RMSEs of a set in one line."""
+    named = [
+        ("E", "energy_rmse_meV_per_atom", "meV/atom"), ("F", "forces_rmse_meV_per_A", "meV/Å"),
+        ("σ", "stress_rmse_meV_per_A3", "meV/Å³"),
+    ]  # fmt: skip
+    return ", ".join(f"{q} {errors[key]:.3g} {unit}" for q, key, unit in named if errors.get(key) is not None)
+
+
+class Warnings(logging.Handler):
+    """A context that remembers the warnings of equipot's log.
+
+    Attributes:
+        messages: In order, each once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def __enter__(self) -> "Warnings":
+        logging.getLogger("equipot").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("equipot").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remembers a message."""
+        message = record.getMessage()
+        if message not in self.messages:
+            self.messages.append(message)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_json(path: Path, document: Any) -> None:
+    _write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,254 @@
+"""The report of a run, from nothing but the files of its folder; it can be made again at any time."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from equipot.deploy.md_files import THERMO, read_thermo
+from equipot.design import Design
+from equipot.errors import EquipotError
+from equipot.fit.run import METRICS
+from equipot.models import describe
+from equipot.models.model_file import ModelHeader, read_model_header
+from equipot.points import named_point
+from equipot.statistics import Statistics
+from equipot.study.predictions import Predictions, ScanPath
+from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, number, write_report
+
+Json = dict[str, Any]
+
+
+def write_run_report(folder: Path, path: Path | None = None) -> Path:
+    """Writes the report of a run.
+
+    Args:
+        folder: Run folder.
+        path: The HTML file; default: ``report.html`` in the folder.
+
+    Raises:
+        EquipotError: The folder holds no finished run.
+    """
+    return write_report(path or folder / "report.html", run_content(folder))
+
+
+def run_content(folder: Path) -> Content:
+    """Returns what the files of a run have to show; what is missing is left out."""
+    model = folder / "model.equipot"
+    if not model.exists():
+        raise EquipotError(f"{folder} holds no model.equipot: it is not the folder of a finished run.")
+    header = read_model_header(model)
+    run, data = _json(folder / "run.json"), _json(folder / "data.json")
+    scan, errors = _json(folder / "scan.json"), _errors(_json(folder / "errors.json"))
+    point = str(run.get("point") or "")
+    described = describe(header.design, header.statistics.species)
+    dynamics = _dynamics(folder / "md")
+    if scan:
+        errors["scan"] = _set_errors(scan["errors"])
+    return Content(
+        title=run.get("title") or folder.resolve().name,
+        subtitle=_subtitle(point, data, header.statistics),
+        headlines=_headlines(errors, described, run, dynamics),
+        warnings=[*run.get("problems", []), *_doubts(run), *run.get("warnings", [])],
+        records=_records(folder / METRICS),
+        errors=errors,
+        predictions=_predictions(folder / "predictions", list(errors)),
+        scan=[ScanPath.from_dict(path) for path in scan.get("paths", [])],
+        scan_label=scan.get("label", ""),
+        dynamics=dynamics,
+        data=data_tables(data, header.statistics),
+        model=model_tables(described, point, header.design),
+        axes=described["axes"],
+        config=_text(folder / "config.yaml"),
+        provenance=provenance(header, run),
+    )
+
+
+def _json(path: Path) -> Json:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _records(path: Path) -> list[Json]:
+    return [json.loads(line) for line in _text(path).splitlines() if line.strip()]
+
+
+def _errors(document: Json) -> dict[str, SetErrors]:
+    return {name: _set_errors(values) for name, values in document.items()}
+
+
+def _set_errors(values: Json) -> SetErrors:
+    return SetErrors(values["structures"], values["total"], values["config_types"], values["elements"])
+
+
+def _predictions(folder: Path, order: list[str]) -> dict[str, Predictions]:
+    found = {path.stem: path for path in sorted(folder.glob("*.npz"))} if folder.is_dir() else {}
+    names = [name for name in order if name in found] + [name for name in found if name not in order]
+    return {name: Predictions.load(found[name]) for name in names}
+
+
+def _subtitle(point: str, data: Json, statistics: Statistics) -> str:
+    elements = ", ".join(chemical_symbols[z] for z in statistics.species)
+    sets = data.get("sets", {})
+    counts = [f"{sets[name]['structures']} {what} structures" for name, what in _USES if name in sets]
+    return " · ".join(filter(None, [f"design {point}" if point else "", elements, *counts]))
+
+
+_USES = (("train", "training"), ("valid", "validation"))
+
+
+def _headlines(
+    errors: Mapping[str, SetErrors], described: Json, run: Json, dynamics: Dynamics | None
+) -> list[Headline]:
+    found = []
+    if "valid" in errors:
+        total = errors["valid"].total
+        for label, key, unit in (
+            ("Energy, validation", "energy_rmse_meV_per_atom", "meV/atom"),
+            ("Forces, validation", "forces_rmse_meV_per_A", "meV/Å"),
+            ("Stress, validation", "stress_rmse_meV_per_A3", "meV/Å³"),
+        ):
+            if total.get(key) is not None:
+                found.append(Headline(label, number(total[key]), unit, "RMSE"))
+    found.append(
+        Headline("Parameters", number(described["parameters"]), "", f"{number(described['active_parameters'])} active")
+    )
+    if "fit" in run:
+        fit = run["fit"]
+        note = f"{fit['epochs']} epochs, best {fit['best_epoch'] + 1}; {run['device']}, {run['threads']} threads"
+        found.append(Headline("Training", *duration(fit["seconds"]), note))
+    if dynamics is not None and len(dynamics.thermo["time_fs"]):
+        length = float(dynamics.thermo["time_fs"][-1]) / 1000.0
+        note = "stable" if dynamics.status == "finished" else dynamics.status
+        target = "" if dynamics.target is None else f" at {dynamics.target:g} K"
+        found.append(Headline("Molecular dynamics", number(length), "ps", note + target))
+    return found
+
+
+def duration(seconds: float) -> tuple[str, str]:
+    """Returns a time as number and unit."""
+    for limit, size, unit in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (float("inf"), 3600.0, "h")):
+        if seconds < limit:
+            return number(seconds / size), unit
+    return number(seconds), "s"
+
+
+def _doubts(run: Json) -> list[str]:
+    """What the course of the training says against the model."""
+    fit = run.get("fit")
+    if not fit:
+        return []
+    found = []
+    if fit["status"] == "interrupted":
+        found.append("The training was interrupted; equipot train --resume goes on with it.")
+    if fit["status"] in ("time", "finished") and fit["best_epoch"] >= fit["epochs"] - 2 and fit["epochs"] < 10:
+        found.append("The training stopped after few epochs while the validation loss was still falling; train longer.")
+    return found
+
+
+def _dynamics(folder: Path) -> Dynamics | None:
+    summary = _json(folder / "summary.json")
+    if not summary or not (folder / THERMO).exists():
+        return None
+    options = summary["options"]
+    facts = {
+        "structure": f"{summary['formula']}, {summary['atoms']} atoms",
+        "ensemble": f"{options['ensemble']}, {options['temperature']:g} K, time step {options['timestep']:g} fs",
+        "mean temperature": f"{number(summary['mean_temperature_K'])} K",
+        "speed": f"{number(1000 * summary['seconds_per_step'])} ms per step",
+    }
+    drift = summary["drift_meV_per_atom_per_ns"]
+    if drift is not None and np.isfinite(drift):
+        facts["drift of the conserved energy"] = f"{number(drift)} meV/atom/ns"
+    target = None if options["ensemble"] == "nve" else options["temperature"]
+    return Dynamics(read_thermo(folder), summary["atoms"], target, summary["status"], summary["message"], facts)
+
+
+def data_tables(data: Json, statistics: Statistics) -> list[Table]:
+    """Returns the files of each set, the energies of isolated atoms, and the measured constants."""
+    tables = []
+    rows = [(use, row) for use, files in data.get("files", {}).items() for row in files]
+    if rows:
+        columns = [key for key in rows[0][1] if key not in ("file", "format")]
+        columns = [key for key in columns if any(row[key] not in ("–", 0, "") for _, row in rows)]
+        cells = [[use, Path(row["file"]).name, *(row[key] for key in columns)] for use, row in rows]
+        tables.append(Table("Files: what was found and used (number of frames)", ["set", "file", *columns], cells))
+    elements = zip(
+        statistics.species, statistics.atomic_energies, statistics.energy_mean_per_species,
+        statistics.mean_neighbours_per_species, strict=True,
+    )  # fmt: skip
+    source = statistics.atomic_energies_source.replace("_", " ")
+    tables.append(
+        Table(
+            f"Elements (E0: {source})",
+            ["element", "E0 (eV)", "mean interaction energy (eV)", "mean neighbours"],
+            [[chemical_symbols[z], f"{e0:.5f}", f"{mean:.4f}", f"{n:.2f}"] for z, e0, mean, n in elements],
+        )
+    )
+    constants = [
+        ["mean of (E − ΣE0)/N", f"{statistics.energy_mean:.5f} eV/atom"],
+        ["its standard deviation", f"{statistics.energy_std:.5f} eV/atom"],
+        ["rms force component", f"{statistics.force_rms:.4f} eV/Å"],
+        ["mean number of neighbours", f"{statistics.mean_neighbours:.2f}"],
+        ["shortest distance", f"{statistics.min_distance:.3f} Å"],
+    ]
+    return [*tables, Table("Measured on the training set", ["quantity", "value"], constants)]
+
+
+def model_tables(described: Json, point: str, design: Design) -> list[Table]:
+    """Returns what the design is: a summary, how it differs from its named point, its layers, its parameters."""
+    body = described["energy_body_order"]
+    summary = [
+        ["parameters", number(described["parameters"])],
+        ["of them active", number(described["active_parameters"])],
+        ["receptive field", f"{described['receptive_field_A']:g} Å"],
+        ["body order of the energy", "unbounded" if body is None else number(body)],
+        ["operations per edge", number(described["operations_per_edge"])],
+        ["operations per atom", number(described["operations_per_atom"])],
+    ]
+    tables = [Table("In numbers", ["quantity", "value"], summary)]
+    changed = design.differences(named_point(point)) if point else {}
+    if changed:
+        rows = [[axis, str(mine), str(published)] for axis, (mine, published) in changed.items()]
+        tables.append(Table(f"Axes that differ from the point {point}", ["axis", "here", point], rows))
+    layers = [
+        [
+            i + 1, layer["h_in"], layer["A"], layer["h_out"], layer["paths"],
+            "–" if layer["body_order"] is None else str(layer["body_order"]),
+        ]
+        for i, layer in enumerate(described["layers"])
+    ]  # fmt: skip
+    headings = ["layer", "features in", "one-particle basis A", "features out", "paths", "body order"]
+    tables.append(Table("Layers", headings, layers))
+    blocks = [[block, count] for block, count in described["blocks"].items()]
+    return [*tables, Table("Parameters by block", ["block", "parameters"], blocks)]
+
+
+def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
+    """Returns where a model comes from, label to text."""
+    facts = {
+        "finished": run.get("finished"),
+        "training ended": _ENDINGS.get(run.get("fit", {}).get("status", ""), None),
+        "device": f"{run['device']}, {run['dtype']}, {run['threads']} threads, {run['processes']} process(es)"
+        if run
+        else None,
+        "training data (SHA-256)": header.provenance.get("train_data"),
+        "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
+        "model format": str(header.format_version),
+    }
+    return {label: str(text) for label, text in facts.items() if text}
+
+
+_ENDINGS = {
+    "finished": "all epochs done", "patience": "no better validation for fit.patience validations",
+    "min_lr": "the learning rate fell below fit.min_lr", "time": "the time of fit.max_minutes was used up",
+    "interrupted": "interrupted",
+}  # fmt: skip
+
+__all__ = ["data_tables", "duration", "model_tables", "provenance", "run_content", "write_run_report"]
