@@ -19,12 +19,11 @@ Once the model is there, nothing that fails takes it away: a failure is logged, 
 report, and the next stage goes on.
 """
 
-import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,11 +31,9 @@ from typing import Any
 
 import ase
 import torch
-from ase.data import chemical_symbols
 
 from equipot.config import Config
 from equipot.data.files import read_structures
-from equipot.data.keys import LABELS
 from equipot.data.load import LoadedData, load
 from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.deploy.md import MDResult, Progress, run_md
@@ -48,6 +45,7 @@ from equipot.fit.run import BEST, CHECKPOINT
 from equipot.fit.train import FitResult, fit
 from equipot.models.model_file import as_device, as_dtype, read_model_header, save_potential
 from equipot.models.potential import Potential
+from equipot.run_record import Warnings, announce, data_facts, in_words, md_facts, write_json, write_text
 from equipot.run_report import write_run_report
 from equipot.study.evaluate import evaluate_scan, evaluate_set
 from equipot.study.predictions import ScanPath
@@ -128,8 +126,8 @@ def train(
         with logging_to(folder / LOG if leads else None), Warnings() as warnings:
             prepared = prepare(config, place)
             if leads:
-                _write_text(folder / CONFIG, config.to_yaml())
-                _write_json(folder / "data.json", data_facts(prepared.data))
+                write_text(folder / CONFIG, config.to_yaml())
+                write_json(folder / "data.json", data_facts(prepared.data))
             fitted = _fit(config, prepared, folder, resume, reporter)
             result = TrainResult(folder, folder / MODEL, fitted)
             if leads:
@@ -169,7 +167,7 @@ def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
     """
     design = config.design.design
     data = load(config.data, design.r_max)
-    _announce(data)
+    announce(data)
     potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
     counts = potential.parameter_counts()
     logger.info(
@@ -178,25 +176,6 @@ def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
         config.run.dtype, place,
     )  # fmt: skip
     return Prepared(data, potential.to(place))
-
-
-def _announce(data: LoadedData) -> None:
-    """Says per file what was found and used, how it is split, and what was measured."""
-    for name, reading in data.readings.items():
-        for row in reading.summary():
-            labels = ", ".join(f"{label} {row[label]}" for label in LABELS if row[label] != "–")
-            logger.info("%s: %s, %d structures of %s: %s", name, row["file"], row["frames"], row["elements"], labels)
-    for note in data.notes:
-        logger.info(note)
-    s = data.statistics
-    energies = ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in zip(s.species, s.atomic_energies, strict=True))
-    logger.info("E0 (eV, %s): %s", s.atomic_energies_source.replace("_", " "), energies)
-    logger.info(
-        "(E − ΣE0)/N %.4f ± %.4f eV/atom, rms force %.4f eV/Å, %.1f neighbours, shortest distance %.3f Å",
-        s.energy_mean, s.energy_std, s.force_rms, s.mean_neighbours, s.min_distance,
-    )  # fmt: skip
-    for warning in data.warnings:
-        logger.warning(warning)
 
 
 def _check_new(folder: Path) -> None:
@@ -227,7 +206,7 @@ def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporte
 
 
 def _finish(
-    config: Config, prepared: Prepared, result: TrainResult, warnings: "Warnings", md_progress: Progress | None
+    config: Config, prepared: Prepared, result: TrainResult, warnings: Warnings, md_progress: Progress | None
 ) -> None:
     """Everything after the training; the model is written first, and each stage may fail without the others."""
     folder = result.folder
@@ -243,7 +222,7 @@ def _finish(
                 result.dynamics = _dynamics(config, prepared, folder, md_progress)
     with _stage("run record", result):
         _save_with_errors(prepared.potential, result)
-        _write_json(folder / "run.json", _record(config, prepared, result, warnings.messages))
+        write_json(folder / "run.json", _record(config, prepared, result, warnings.messages))
     with _stage("report", result):
         write_run_report(folder)
         logger.info("report: %s", result.report)
@@ -268,7 +247,7 @@ def _evaluate(prepared: Prepared, result: TrainResult) -> None:
         result.errors[name] = found.table.total
         document[name] = found.as_dict()
         logger.info("errors of %s (%d structures): %s", name, len(dataset), in_words(found.table.total))
-    _write_json(result.folder / "errors.json", document)
+    write_json(result.folder / "errors.json", document)
 
 
 def _scan(config: Config, potential: Potential, result: TrainResult) -> None:
@@ -278,7 +257,7 @@ def _scan(config: Config, potential: Potential, result: TrainResult) -> None:
     found, result.scan = evaluate_scan(potential, scan.file, scan.x, scan.group, config.data.keys)
     label = f"{scan.x} ({scan.unit})" if scan.unit else scan.x
     paths = [path.as_dict() for path in result.scan]
-    _write_json(result.folder / "scan.json", {"label": label, "errors": found.as_dict(), "paths": paths})
+    write_json(result.folder / "scan.json", {"label": label, "errors": found.as_dict(), "paths": paths})
     for path in result.scan:
         logger.info("scan %s: energy RMSE %.3g meV, of the shape %.3g meV", path.name, path.rmse, path.shape_rmse)
 
@@ -304,7 +283,7 @@ def _dynamics(config: Config, prepared: Prepared, folder: Path, progress: Progre
         level, "dynamics: %s %d atoms, mean temperature %.0f K, %.3g ms per step",
         result.message, len(atoms), result.temperatures.mean(), 1000 * result.seconds_per_step,
     )  # fmt: skip
-    _write_json(folder / "md" / "summary.json", md_facts(result, options.model_dump(mode="json")))
+    write_json(folder / "md" / "summary.json", md_facts(result, options.model_dump(mode="json")))
     return result
 
 
@@ -330,29 +309,6 @@ def _seconds_per_step(calculator: EquipotCalculator, atoms: ase.Atoms) -> float:
     return min(seconds)
 
 
-def md_facts(result: MDResult, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a molecular dynamics run gave, as JSON can hold it."""
-    return {
-        "status": result.status, "message": result.message, "steps": result.step, "atoms": len(result.atoms),
-        "formula": result.atoms.get_chemical_formula(), "mean_temperature_K": float(result.temperatures.mean()),
-        "drift_meV_per_atom_per_ns": result.drift, "seconds_per_step": result.seconds_per_step, "options": dict(options),
-    }  # fmt: skip
-
-
-def data_facts(data: LoadedData) -> dict[str, Any]:
-    """Returns what was found in the data, as JSON can hold it."""
-    sets = {"train": data.train, "valid": data.valid, **data.tests}
-    return {
-        "files": {name: reading.summary() for name, reading in data.readings.items()},
-        "sets": {name: {"structures": len(s), "atoms": int(s.num_atoms.sum())} for name, s in sets.items()},
-        "statistics": data.statistics.model_dump(mode="json"),
-        "split": data.split,
-        "notes": list(data.notes),
-        "warnings": list(data.warnings),
-        "hashes": data.hashes(),
-    }
-
-
 def _save_with_errors(potential: Potential, result: TrainResult) -> None:
     """Writes the model once more, now with all errors in its provenance."""
     provenance = read_model_header(result.folder / BEST).provenance
@@ -373,46 +329,3 @@ def _record(config: Config, prepared: Prepared, result: TrainResult, warnings: l
         "warnings": warnings,
         "problems": result.problems,
     }
-
-
-def in_words(errors: Mapping[str, Any]) -> str:
-    """Returns the RMSEs of a set in one line."""
-    named = [
-        ("E", "energy_rmse_meV_per_atom", "meV/atom"), ("F", "forces_rmse_meV_per_A", "meV/Å"),
-        ("σ", "stress_rmse_meV_per_A3", "meV/Å³"),
-    ]  # fmt: skip
-    return ", ".join(f"{q} {errors[key]:.3g} {unit}" for q, key, unit in named if errors.get(key) is not None)
-
-
-class Warnings(logging.Handler):
-    """A context that remembers the warnings of equipot's log.
-
-    Attributes:
-        messages: In order, each once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def __enter__(self) -> "Warnings":
-        logging.getLogger("equipot").addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("equipot").removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Remembers a message."""
-        message = record.getMessage()
-        if message not in self.messages:
-            self.messages.append(message)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def _write_json(path: Path, document: Any) -> None:
-    _write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -17,7 +17,8 @@ from equipot.models.model_file import ModelHeader, read_model_header
 from equipot.points import named_point
 from equipot.statistics import Statistics
 from equipot.study.predictions import Predictions, ScanPath
-from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, number, write_report
+from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, write_report
+from equipot.study.style import significant
 
 Json = dict[str, Any]
 
@@ -115,19 +116,24 @@ def _headlines(
             ("Stress, validation", "stress_rmse_meV_per_A3", "meV/Å³"),
         ):
             if total.get(key) is not None:
-                found.append(Headline(label, number(total[key]), unit, "RMSE"))
+                found.append(Headline(label, significant(total[key]), unit, "RMSE"))
     found.append(
-        Headline("Parameters", number(described["parameters"]), "", f"{number(described['active_parameters'])} active")
+        Headline(
+            "Parameters",
+            significant(described["parameters"]),
+            "",
+            f"{significant(described['active_parameters'])} active",
+        )
     )
     if "fit" in run:
         fit = run["fit"]
-        note = f"{fit['epochs']} epochs, best {fit['best_epoch'] + 1}; {run['device']}, {run['threads']} threads"
+        note = f"{fit['epochs']} epochs, {significant(fit['steps'])} steps; {run['device']}, {run['threads']} threads"
         found.append(Headline("Training", *duration(fit["seconds"]), note))
     if dynamics is not None and len(dynamics.thermo["time_fs"]):
         length = float(dynamics.thermo["time_fs"][-1]) / 1000.0
         note = "stable" if dynamics.status == "finished" else dynamics.status
         target = "" if dynamics.target is None else f" at {dynamics.target:g} K"
-        found.append(Headline("Molecular dynamics", number(length), "ps", note + target))
+        found.append(Headline("Molecular dynamics", significant(length), "ps", note + target))
     return found
 
 
@@ -135,8 +141,8 @@ def duration(seconds: float) -> tuple[str, str]:
     """Returns a time as number and unit."""
     for limit, size, unit in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (float("inf"), 3600.0, "h")):
         if seconds < limit:
-            return number(seconds / size), unit
-    return number(seconds), "s"
+            return significant(seconds / size), unit
+    return significant(seconds), "s"
 
 
 def _doubts(run: Json) -> list[str]:
@@ -160,12 +166,12 @@ def _dynamics(folder: Path) -> Dynamics | None:
     facts = {
         "structure": f"{summary['formula']}, {summary['atoms']} atoms",
         "ensemble": f"{options['ensemble']}, {options['temperature']:g} K, time step {options['timestep']:g} fs",
-        "mean temperature": f"{number(summary['mean_temperature_K'])} K",
-        "speed": f"{number(1000 * summary['seconds_per_step'])} ms per step",
+        "mean temperature": f"{significant(summary['mean_temperature_K'])} K",
+        "speed": f"{significant(1000 * summary['seconds_per_step'])} ms per step",
     }
     drift = summary["drift_meV_per_atom_per_ns"]
     if drift is not None and np.isfinite(drift):
-        facts["drift of the conserved energy"] = f"{number(drift)} meV/atom/ns"
+        facts["drift of the conserved energy"] = f"{significant(drift)} meV/atom/ns"
     target = None if options["ensemble"] == "nve" else options["temperature"]
     return Dynamics(read_thermo(folder), summary["atoms"], target, summary["status"], summary["message"], facts)
 
@@ -205,12 +211,12 @@ def model_tables(described: Json, point: str, design: Design) -> list[Table]:
     """Returns what the design is: a summary, how it differs from its named point, its layers, its parameters."""
     body = described["energy_body_order"]
     summary = [
-        ["parameters", number(described["parameters"])],
-        ["of them active", number(described["active_parameters"])],
+        ["parameters", significant(described["parameters"])],
+        ["of them active", significant(described["active_parameters"])],
         ["receptive field", f"{described['receptive_field_A']:g} Å"],
-        ["body order of the energy", "unbounded" if body is None else number(body)],
-        ["operations per edge", number(described["operations_per_edge"])],
-        ["operations per atom", number(described["operations_per_atom"])],
+        ["body order of the energy", "unbounded" if body is None else significant(body)],
+        ["operations per edge", significant(described["operations_per_edge"])],
+        ["operations per atom", significant(described["operations_per_atom"])],
     ]
     tables = [Table("In numbers", ["quantity", "value"], summary)]
     changed = design.differences(named_point(point)) if point else {}

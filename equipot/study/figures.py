@@ -21,6 +21,7 @@ from equipot.study.style import (
     canvas,
     plain_log_axis,
     set_colours,
+    significant,
     styled,
     tints,
 )
@@ -66,7 +67,7 @@ def _curve(records: Records, name: str, title: str, label: str, train: str, vali
             marker="o" if len(epochs) < 40 else "", markersize=3,
         )  # fmt: skip
     _mark_best(axes, records, epochs, columns.get("validation"))
-    axes.set(xlabel="epoch", ylabel=label)
+    axes.set(xlabel="epoch", ylabel=label, xlim=(0, 1.02 * epochs[-1]))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _log_if_positive(axes, list(columns.values()))
     axes.legend()
@@ -107,76 +108,45 @@ def _log_if_positive(axes: Axes, columns: Sequence[np.ndarray]) -> None:
         plain_log_axis(axes)
 
 
-def energy_parity(name: str, colour: str, reference: np.ndarray, predicted: np.ndarray) -> Panel:
-    """Returns predicted against reference energies of a data set, and their differences.
+def parity(quantity: str, name: str, colour: str, reference: np.ndarray, predicted: np.ndarray) -> Panel:
+    """Returns predicted against reference values of a data set, and their differences.
 
     Args:
+        quantity: "energies" of structures, (E − Σ E0)/N in eV/atom; "forces" in eV/Å or "stresses" in eV/Å³, single
+            components.
         name: Of the data set.
         colour: Of the data set.
-        reference: (E − Σ E0)/N of each structure, eV/atom.
+        reference: Values, flat.
         predicted: The same, as predicted.
     """
-    labels = ("reference (E − ΣE0)/N (eV/atom)", "predicted (eV/atom)", "Δ (meV/atom)")
-    rmse = _rmse(predicted - reference) * MEV
-    alt = f"Energies of {name}: predicted against reference, {len(reference)} structures, RMSE {rmse:.3g} meV/atom"
-    return _parity(f"energy-{name}", name, colour, (reference, predicted), labels, alt, f"{rmse:.3g} meV/atom")
-
-
-def force_parity(name: str, colour: str, reference: np.ndarray, predicted: np.ndarray) -> Panel:
-    """Returns predicted against reference force components of a data set, and their differences.
-
-    Args:
-        name: Of the data set.
-        colour: Of the data set.
-        reference: Force components, eV/Å.
-        predicted: The same, as predicted.
-    """
-    labels = ("reference force component (eV/Å)", "predicted (eV/Å)", "Δ (meV/Å)")
-    rmse = _rmse(predicted - reference) * MEV
-    alt = f"Forces of {name}: predicted against reference, {len(reference)} components, RMSE {rmse:.3g} meV/Å"
-    return _parity(f"forces-{name}", name, colour, (reference, predicted), labels, alt, f"{rmse:.3g} meV/Å")
-
-
-def stress_parity(name: str, colour: str, reference: np.ndarray, predicted: np.ndarray) -> Panel:
-    """Returns predicted against reference stress components of a data set, and their differences.
-
-    Args:
-        name: Of the data set.
-        colour: Of the data set.
-        reference: Stress components, eV/Å³, tension positive.
-        predicted: The same, as predicted.
-    """
-    labels = ("reference stress component (eV/Å³)", "predicted (eV/Å³)", "Δ (meV/Å³)")
-    rmse = _rmse(predicted - reference) * MEV
-    alt = f"Stress of {name}: predicted against reference, {len(reference)} components, RMSE {rmse:.3g} meV/Å³"
-    return _parity(f"stress-{name}", name, colour, (reference, predicted), labels, alt, f"{rmse:.3g} meV/Å³")
-
-
-def _parity(
-    key: str, title: str, colour: str, values: tuple[np.ndarray, np.ndarray], labels: tuple[str, str, str],
-    alt: str, rmse: str,
-) -> Panel:  # fmt: skip
-    reference, predicted = values
+    symbol, unit = _PARITY[quantity]
+    difference = (predicted - reference) * MEV
+    rmse = f"RMSE {significant(_rmse(difference))} m{unit}"
     with styled():
         figure, (upper, lower) = canvas(rows=(3.0, 1.1), width=3.7, height=4.1)
         low, high = min(reference.min(), predicted.min()), max(reference.max(), predicted.max())
         margin = 0.04 * (high - low) or 1.0
         low, high = low - margin, high + margin
-        upper.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        difference = (predicted - reference) * MEV
         bound = 1.05 * float(np.abs(difference).max()) or 1.0
-        extents = ((low, high, low, high), (low, high, -bound, bound))
-        _points(upper, reference, predicted, colour, extents[0])
+        upper.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        _points(upper, reference, predicted, colour, (low, high, low, high))
         lower.axhline(0.0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        _points(lower, reference, difference, colour, extents[1])
-        upper.set(xlim=(low, high), ylim=(low, high), ylabel=labels[1])
-        lower.set(ylim=(-bound, bound), xlabel=labels[0], ylabel=labels[2])
+        _points(lower, reference, difference, colour, (low, high, -bound, bound))
+        upper.set(xlim=(low, high), ylim=(low, high), ylabel=f"predicted ({unit})")
+        lower.set(ylim=(-bound, bound), xlabel=f"reference {symbol} ({unit})", ylabel=f"Δ (m{unit})")
         upper.xaxis.set_major_locator(MaxNLocator(5))
         upper.yaxis.set_major_locator(MaxNLocator(5))
         lower.yaxis.set_major_locator(MaxNLocator(3, symmetric=True))
-        upper.text(0.04, 0.94, f"RMSE {rmse}", transform=upper.transAxes, va="top")
+        upper.text(0.04, 0.94, rmse, transform=upper.transAxes, va="top")
         figure.align_ylabels()
-        return Panel(key, title, alt, figure)
+    alt = f"Predicted against reference {quantity} of {name}: {len(reference)} values, {rmse}"
+    return Panel(f"{quantity}-{name}", name, alt, figure)
+
+
+_PARITY = {
+    "energies": ("(E − ΣE0)/N", "eV/atom"), "forces": ("force component", "eV/Å"),
+    "stresses": ("stress component", "eV/Å³"),
+}  # fmt: skip
 
 
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, extent: tuple[float, float, float, float]) -> None:
@@ -223,7 +193,7 @@ def _bars(key: str, title: str, label: str, found: Mapping[str, float], colours:
         axes.barh(rows, values, color=[colours[n] for n in found], height=0.62)
         for row, value in zip(rows, values, strict=True):
             axes.annotate(
-                f"{value:.3g}", (value, row), xytext=(4, 0), textcoords="offset points", va="center",
+                significant(value), (value, row), xytext=(4, 0), textcoords="offset points", va="center",
                 fontsize=8,
             )  # fmt: skip
         axes.set_yticks(rows, list(found))
@@ -237,7 +207,8 @@ def _bars(key: str, title: str, label: str, found: Mapping[str, float], colours:
 def scan(name: str, x_name: str, x: np.ndarray, reference: np.ndarray, predicted: np.ndarray) -> Panel:
     """Returns the energy along a path, reference and predicted, and their difference.
 
-    Both curves have the same zero, the lowest reference energy of this path, so an offset stays visible.
+    Both curves have the same zero, the lowest reference energy of this path, so an offset stays visible; one that
+    is larger than the whole range of the path is taken away, and named.
 
     Args:
         name: Of the path.
@@ -248,12 +219,15 @@ def scan(name: str, x_name: str, x: np.ndarray, reference: np.ndarray, predicted
     """
     order = np.argsort(x, kind="stable")
     x, reference, predicted = x[order], reference[order], predicted[order]
-    zero = reference.min()
-    difference = (predicted - reference) * MEV
+    zero, offset = reference.min(), float(np.mean(predicted - reference))
+    if abs(offset) <= np.ptp(reference):
+        offset = 0.0
+    shifted = f" {'−' if offset > 0 else '+'} {significant(abs(offset) * MEV)} meV" if offset else ""
+    difference = (predicted - offset - reference) * MEV
     with styled():
         figure, (upper, lower) = canvas(rows=(2.6, 1.0), height=3.5)
         upper.plot(x, (reference - zero) * MEV, color=INK, marker="o", markersize=3.2, linestyle="", label="reference")
-        upper.plot(x, (predicted - zero) * MEV, color=VERMILION, label="predicted")
+        upper.plot(x, (predicted - offset - zero) * MEV, color=VERMILION, label=f"predicted{shifted}")
         lower.axhline(0.0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         lower.plot(x, difference, color=VERMILION, linewidth=1.2)
         lower.fill_between(x, 0.0, difference, color=VERMILION, alpha=0.2, linewidth=0)
@@ -264,7 +238,8 @@ def scan(name: str, x_name: str, x: np.ndarray, reference: np.ndarray, predicted
             lower.set_xticks(np.arange(0, 361, 60))
         upper.legend()
         figure.align_ylabels()
-    alt = f"Energy along {name}: RMSE {_rmse(difference):.3g} meV over a range of {np.ptp(reference) * MEV:.4g} meV"
+    rmse = significant(_rmse(predicted - reference) * MEV)
+    alt = f"Energy along {name}: RMSE {rmse} meV, range {significant(float(np.ptp(reference) * MEV))} meV"
     return Panel(f"scan-{name}", name, alt, figure)
 
 
@@ -348,9 +323,3 @@ def force_errors_by_element(elements: Mapping[str, Mapping[str, Mapping[str, Any
 def palette(names: Sequence[str]) -> dict[str, str]:
     """Returns the colours of the data sets, for the page around the pictures."""
     return set_colours(names)
-
-
-__all__ = [
-    "dynamics", "energy_parity", "errors_by_set", "force_errors_by_element", "force_parity",
-    "learning_curves", "palette", "scan", "stress_parity",
-]  # fmt: skip

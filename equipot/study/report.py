@@ -1,6 +1,5 @@
 """The report of a run or of an evaluation: one HTML file with its pictures inside, and no network."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ import jinja2
 import numpy as np
 
 from equipot.study import figures
-from equipot.study.predictions import Predictions, ScanPath
-from equipot.study.style import Panel
+from equipot.study.predictions import Predictions, Quantity, ScanPath
+from equipot.study.style import Panel, significant
 
 CITATIONS = (
     "I. Batatia, S. Batzner, D. P. Kovács, A. Musaelian, G. N. C. Simm, R. Drautz, C. Ortner, B. Kozinsky and "
@@ -160,7 +159,7 @@ def render(content: Content) -> str:
         loader=jinja2.PackageLoader("equipot", "study"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["number"] = number
+    environment.filters["number"] = significant
     template = environment.get_template("report.html.j2")
     return template.render(
         content=content, panels=panels(content), columns=error_columns(content.errors), colours=_colours(content),
@@ -190,15 +189,12 @@ def _colours(content: Content) -> dict[str, str]:
     return figures.palette(list(dict.fromkeys([*content.errors, *content.predictions])))
 
 
-def _parity(content: Content, colours: Mapping[str, str], quantity: str) -> list[Panel]:
-    draw = {
-        "energies": figures.energy_parity, "forces": figures.force_parity, "stresses": figures.stress_parity,
-    }[quantity]  # fmt: skip
+def _parity(content: Content, colours: Mapping[str, str], quantity: Quantity) -> list[Panel]:
     found = []
     for name, predictions in content.predictions.items():
         reference, predicted = predictions.pairs(quantity)
         if len(reference):
-            found.append(draw(name, colours[name], reference, predicted))
+            found.append(figures.parity(quantity, name, colours[name], reference, predicted))
     return found
 
 
@@ -212,17 +208,3 @@ def error_columns(errors: Mapping[str, SetErrors]) -> list[tuple[str, str, str]]
     """Returns the columns of `ERROR_COLUMNS` that have a number for some data set."""
     totals = [e.total for e in errors.values()]
     return [column for column in ERROR_COLUMNS if any(total.get(column[0]) is not None for total in totals)]
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """Returns a number for a table: significant digits, no exponent where it can be avoided; – for none."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return str(value)
-    if isinstance(value, int | np.integer):
-        return f"{value:,}".replace(",", " ")
-    if value != 0 and not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.{digits - 1}e}".replace("-", "−")
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{decimals}f}".replace("-", "−")

@@ -1,12 +1,15 @@
 """How the figures look: colours, type, and SVG that follows the reader's light or dark theme."""
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -132,11 +135,25 @@ def plain_log_axis(axes: Axes, which: str = "y") -> None:
         axis.set_major_locator(LogLocator(subs=(1.0,), numticks=20))
     if low > 0 and high / low < 4:
         axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
-def number(value: float) -> str:
+def significant(value: Any, digits: int = 3) -> str:
+    """Returns a number for people: significant digits, no exponent where it can be avoided; – for none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return str(value)
+    if isinstance(value, int | np.integer):
+        return f"{value:,}".replace(",", " ")
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{digits - 1}e}".replace("-", "−")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def tick(value: float) -> str:
     """Returns a tick label without mathematics: 0.002, 35, 12000, 3·10⁻⁵."""
     if value == 0 or 1e-4 <= abs(value) < 1e5:
         return f"{value:.6g}".replace("-", "−")
