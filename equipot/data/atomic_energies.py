@@ -126,24 +126,30 @@ def interaction_energies(frames: Sequence[Frame], energies: Mapping[int, float])
     return (E - counts @ np.array([energies[z] for z in species])) / counts.sum(axis=1)
 
 
-def least_squares(counts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, int]:
-    r"""Returns per-element energies ε that fit Σ_z n_sz ε_z ≈ t_s best, and the rank of n.
+def least_squares(counts: np.ndarray, per_atom: np.ndarray) -> tuple[np.ndarray, int]:
+    r"""Returns energies ε of the elements that fit energies per atom best, and the rank of the compositions x.
 
-        min_ε Σ_s (t_s − t̄ N_s − Σ_z n_sz (ε_z − t̄))²,   t̄ = mean of t_s/N_s
+        min_ε Σ_s (t_s − Σ_z x_sz ε_z)²,   x_sz = n_sz / N_s
 
-    Where n does not have full rank, the solution nearest to ε_z = t̄ is taken.
+    Where x does not have full rank, the solution nearest to ε_z = mean of t is taken.
 
     Args:
         counts: n, [structure species].
-        targets: t, eV.
+        per_atom: t, eV/atom.
     """
-    mean = float((targets / counts.sum(axis=1)).mean())
-    residual, _, rank, _ = np.linalg.lstsq(counts, targets - mean * counts.sum(axis=1), rcond=1e-10)
-    return mean + residual, int(rank)
+    x = counts / counts.sum(axis=1, keepdims=True)
+    mean = float(per_atom.mean())
+    deviation, _, rank, _ = np.linalg.lstsq(x, per_atom - mean, rcond=1e-10)
+    return mean + deviation, int(rank)
 
 
 def _labelled(frames: Sequence[Frame]) -> list[Frame]:
     return [frame for frame in frames if frame.energy is not None]
+
+
+def energy_per_atom(frame: Frame) -> float:
+    """Returns E/N of a structure, eV/atom; NaN without energy."""
+    return np.nan if frame.energy is None else frame.energy / len(frame.atoms)
 
 
 def _least_squares(frames: Sequence[Frame], species: list[int]) -> AtomicEnergies:
@@ -155,7 +161,7 @@ def _least_squares(frames: Sequence[Frame], species: list[int]) -> AtomicEnergie
             "(least squares is singular): the mean energy per atom is used for every element"
         )
         return _mean_shift(frames, species, (f"{reason}. {_ADVICE}",))
-    E0, rank = least_squares(counts, np.array([frame.energy for frame in known], dtype=float))
+    E0, rank = least_squares(counts, np.array([energy_per_atom(frame) for frame in known]))
     elements = symbols_of(species) if len(species) < 9 else f"{len(species)} elements"
     text = f"E0s of {elements} are fitted by least squares to {len(known)} structures"
     if rank < len(species):
@@ -173,5 +179,5 @@ def _mean_shift(frames: Sequence[Frame], species: Sequence[int], warnings: tuple
     known = _labelled(frames)
     if not known:
         warnings = ("no structure has an energy: the energies of the model have an arbitrary zero.",)
-    mean = float(np.mean([frame.energy / len(frame.atoms) for frame in known])) if known else 0.0
+    mean = float(np.mean([energy_per_atom(frame) for frame in known])) if known else 0.0
     return AtomicEnergies(dict.fromkeys(species, mean), "mean_shift", warnings)

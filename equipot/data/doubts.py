@@ -62,16 +62,16 @@ def _large_forces(frames: Sequence[Frame]) -> str:
 
 
 def _net_forces(frames: Sequence[Frame]) -> str:
-    labelled = [frame for frame in frames if frame.forces is not None and len(frame.atoms) > 1]
-    net = np.array([np.linalg.norm(frame.forces.sum(axis=0)) for frame in labelled])
-    total = np.array([np.linalg.norm(frame.forces, axis=1).sum() for frame in labelled])
+    labelled = [(frame, frame.forces) for frame in frames if frame.forces is not None and len(frame.atoms) > 1]
+    net = np.array([np.linalg.norm(forces.sum(axis=0)) for _, forces in labelled])
+    total = np.array([np.linalg.norm(forces, axis=1).sum() for _, forces in labelled])
     wrong = np.flatnonzero(net > NET_FORCE * total + 0.05)
     if not len(wrong):
         return ""
     worst = int(wrong[net[wrong].argmax()])
     return (
         f"{len(wrong)} of {len(labelled)} structures have a net force, up to {net[worst]:.3g} eV/Å "
-        f"({labelled[worst].name}); no potential can have one. Are atoms or forces missing, or was a field applied?"
+        f"({labelled[worst][0].name}); no potential can have one. Are atoms or forces missing, or was a field applied?"
     )
 
 
@@ -140,7 +140,7 @@ def _stresses(frames: Sequence[Frame]) -> list[str]:
     labelled = [frame for frame in frames if frame.stress is not None]
     if not labelled:
         return []
-    size = float(np.median([np.abs(frame.stress).max() for frame in labelled]))
+    size = float(np.median([np.abs(frame.stress).max() for frame in labelled if frame.stress is not None]))
     if size == 0:
         return ["every stress is zero: is it a placeholder? data.stress_key: none leaves it out."]
     if size > LARGE_STRESS:
@@ -159,17 +159,23 @@ def stress_response(frames: Sequence[Frame]) -> tuple[float, int]:
     groups = defaultdict(list)
     for frame in frames:
         if frame.stress is not None:
-            groups[frame.atoms.get_chemical_formula(mode="reduce"), frame.config_type].append(frame)
+            values = np.log(frame.atoms.get_volume() / len(frame.atoms)), np.trace(frame.stress)
+            groups[_composition(frame), frame.config_type].append(values)
     sums, count = np.zeros(3), 0
     for group in groups.values():
-        V = np.log([frame.atoms.get_volume() / len(frame.atoms) for frame in group])
-        trace = np.array([np.trace(frame.stress) for frame in group])
+        V, trace = np.array(group).T
         if len(group) < 5 or np.ptp(V) < 0.01 or np.ptp(trace) == 0:
             continue
         x, y = V - V.mean(), trace - trace.mean()
         sums += (x @ x, y @ y, x @ y)
         count += len(group)
     return (float(sums[2] / np.sqrt(sums[0] * sums[1])), count) if count else (0.0, 0)
+
+
+def _composition(frame: Frame) -> tuple[int, ...]:
+    """Elements and their numbers in the smallest formula unit."""
+    numbers, counts = np.unique(frame.atoms.numbers, return_counts=True)
+    return *numbers.tolist(), *(counts // np.gcd.reduce(counts)).tolist()
 
 
 def _stress_sign(frames: Sequence[Frame]) -> list[str]:
@@ -189,7 +195,7 @@ def _close_atoms(dataset: Dataset) -> str:
         frame, graph = dataset.frames[number], dataset.graphs[number]
         lengths = graph.vectors().norm(dim=1)
         edge = int(lengths.argmin())
-        a, b = (int(graph.atomic_numbers[k[edge]]) for k in (graph.senders, graph.receivers))
+        a, b = sorted(int(graph.atomic_numbers[k[edge]]) for k in (graph.senders, graph.receivers))
         if float(lengths[edge]) < 0.5 * (covalent_radii[a] + covalent_radii[b]):
             close.append(f"{frame.name} ({chemical_symbols[a]}–{chemical_symbols[b]} {float(lengths[edge]):.2f} Å)")
     if not close:

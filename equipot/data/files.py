@@ -8,10 +8,11 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import ase
 import ase.db
@@ -21,7 +22,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from equipot.errors import EquipotError
 
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[[str, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 _MATRIX_KEY = re.compile(r"(?<![\w-])(stress|virial)(?=\s*=)")
 MATRIX_SUFFIX = "_as_written"

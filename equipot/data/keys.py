@@ -178,7 +178,7 @@ def misspelt(label: str, frames: Sequence[dict[Key, Any]]) -> str | None:
     """Returns a key that is a known name of a label but for a letter or two, and has the shape of one."""
     names = [prefix + name for name in _NAMES[label] for prefix in ("", *_PREFIXES)]
     fitting = _unknown_but_fitting(label, frames)
-    near = [name for name in fitting if difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.84)]
+    near = [name for name in fitting if difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.8)]
     return near[0] if near else None
 
 

@@ -42,7 +42,7 @@ class Stress:
 
 
 def make_frame(
-    atoms: ase.Atoms, entries: Mapping[Key, Any], choices: Mapping[str, Choice], source: str, index: int
+    atoms: ase.Atoms, entries: dict[Key, Any], choices: Mapping[str, Choice], source: str, index: int
 ) -> tuple[Frame, Stress]:
     """Returns a frame, and how its stress came about.
 

@@ -13,7 +13,7 @@ from equipot.data.frame import Frame
 from equipot.data.keys import LABELS
 from equipot.data.measure import measure
 from equipot.data.options import DataOptions, Indices, Keys
-from equipot.data.plausible import check_energies
+from equipot.data.plausible import check_energies, unbound
 from equipot.data.read import E0_TOLERANCE, Reading, read_frames
 from equipot.data.require import check_labels, label_notes
 from equipot.data.split import Split, given_split, random_split
@@ -82,7 +82,7 @@ def load(options: DataOptions, r_max: float, progress: Progress | None = None) -
     sets = {name: Dataset(frames, r_max) for name, frames in others.items()}
     measured = measure(train, E0)
     warnings = [text for each in readings.values() for text in each.warnings]
-    warnings += [*measured.warnings, *doubts(train), *_isolated_elsewhere(readings, E0)]
+    warnings += [*measured.warnings, *unbound(train_frames, E0), *doubts(train), *_isolated_elsewhere(readings, E0)]
     warnings += correlated(reading.frames) if isinstance(options.valid, float) else []
     for name, dataset in sets.items():
         warnings += [*leakage(train.frames, dataset.frames, name), *_shifted(train, dataset, name, E0.energies)]

@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipot.data.atomic_energies import AtomicEnergies, compositions, interaction_energies, least_squares
+from equipot.data.atomic_energies import (
+    AtomicEnergies,
+    compositions,
+    energy_per_atom,
+    interaction_energies,
+    least_squares,
+)
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
 from equipot.statistics import Statistics
@@ -28,11 +34,13 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
     value                      definition
     =========================  ==================================================================
     energy_mean, energy_std    mean and standard deviation of (E − Σ E0)/N over structures
-    energy_mean_per_species    least squares of E − Σ E0 on the numbers of atoms of each element
+    energy_mean_per_species    least squares of (E − Σ E0)/N on the fraction of each element
     total_energy_mean          mean of E/N over structures
     force_rms                  root mean square of all force components
     mean_neighbours            mean number of neighbours within the cutoff over all atoms
     =========================  ==================================================================
+
+    Where compositions cannot tell the elements apart, energy_mean_per_species is energy_mean for each.
 
     Args:
         dataset: The training set.
@@ -93,9 +101,9 @@ def _energies(dataset: Dataset, energies: Mapping[int, float]) -> tuple[float, f
         return 0.0, 1.0, (0.0,) * len(species), 0.0
     counts = compositions(known, species)
     per_atom = interaction_energies(known, energies)
-    per_element, rank = least_squares(counts, per_atom * counts.sum(axis=1))
+    per_element, rank = least_squares(counts, per_atom)
     mean, std = float(per_atom.mean()), float(per_atom.std())
     if rank < len(species):
         per_element = np.full(len(species), mean)
-    total = float(np.mean([frame.energy / len(frame.atoms) for frame in known]))
+    total = float(np.mean([energy_per_atom(frame) for frame in known]))
     return mean, std if std > _SMALLEST_SPREAD else 1.0, tuple(per_element.tolist()), total

@@ -124,7 +124,7 @@ class DataOptions(BaseModel):
         if isinstance(value, dict):
             return value
         names = _as_tuple(value)
-        return {Path(name).name.split(".")[0]: (name,) for name in names} if isinstance(names, tuple) else value
+        return _named_after_files(names) if isinstance(names, tuple) else value
 
     @field_validator("atomic_energies", mode="before")
     @classmethod
@@ -156,6 +156,16 @@ class DataOptions(BaseModel):
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"the weight of config_type '{name}' is {weight}; weights are finite and ≥ 0")
         return value
+
+
+def _named_after_files(paths: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Names each test set after its file, with the folder where that would be a name twice or "train" or "valid"."""
+    stems = [Path(path).name.split(".")[0] for path in paths]
+    taken = [*stems, "train", "valid"]
+    return {
+        stem if taken.count(stem) == 1 else f"{Path(path).absolute().parent.name}_{stem}": (path,)
+        for path, stem in zip(paths, stems, strict=True)
+    }
 
 
 def _symbol(key: Any) -> str:

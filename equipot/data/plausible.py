@@ -9,7 +9,7 @@ from equipot.data.atomic_energies import AtomicEnergies, compositions, interacti
 from equipot.data.frame import Frame
 from equipot.errors import EquipotError
 
-BOUND = (-30.0, 20.0)
+BOUND = (-30.0, 10.0)
 """eV/atom; the median of (E − Σ E0)/N lies between. The strongest bound solids have −12 with spin-paired atoms."""
 
 FARTHEST = 100.0
@@ -20,8 +20,6 @@ UNITS = {
     "rydberg": 13.605693123,
     "kcal/mol": 0.0433641043,
     "kJ/mol": 0.0103642697,
-    "meV": 1e-3,
-    "J": 6.241509074e18,
 }
 """eV per unit."""
 
@@ -51,6 +49,20 @@ def check_energies(frames: Sequence[Frame], atomic_energies: AtomicEnergies) -> 
         raise EquipotError(_one_wrong(known[worst], per_atom[worst], median, int((distance > FARTHEST).sum())))
 
 
+def unbound(frames: Sequence[Frame], atomic_energies: AtomicEnergies) -> list[str]:
+    """Returns a sentence if most structures have more energy than their isolated atoms."""
+    known = [frame for frame in frames if frame.energy is not None]
+    if atomic_energies.source not in ("isolated_atoms", "given") or not known:
+        return []
+    median = float(np.median(interaction_energies(known, atomic_energies.energies)))
+    if median <= 0:
+        return []
+    return [
+        f"most structures have more energy than their isolated atoms: the median of (E − ΣE0)/N is {median:+.3g} "
+        "eV/atom. Do energies and E0s have one unit, eV, and one method?"
+    ]
+
+
 def _all_wrong(frames: Sequence[Frame], per_atom: np.ndarray, energies: Mapping[int, float]) -> str:
     first = frames[0]
     sum_of_E0 = first.energy - per_atom[0] * len(first.atoms) if first.energy is not None else 0.0
@@ -63,28 +75,30 @@ def _all_wrong(frames: Sequence[Frame], per_atom: np.ndarray, energies: Mapping[
 
 
 def _explanation(frames: Sequence[Frame], energies: Mapping[int, float]) -> str:
-    """Returns the mistake that would make the energies plausible."""
+    """Returns the mistakes that would make the energies plausible."""
     species = sorted(energies)
     counts = compositions(frames, species)
     N = counts.sum(axis=1)
     E = np.array([frame.energy for frame in frames], dtype=float)
     sum_of_E0 = counts @ np.array([energies[z] for z in species])
+    found = []
     for unit, factor in UNITS.items():
-        if BOUND[0] <= np.median((factor * E - sum_of_E0) / N) <= 0:
-            return f"The energies look like {unit}; energies must be in eV: multiply them by {factor:.10g}."
-    for unit, factor in UNITS.items():
-        if BOUND[0] <= np.median((E - factor * sum_of_E0) / N) <= 0:
-            return f"The E0s look like {unit}; they must be in eV: multiply them by {factor:.10g}."
+        for what, x, y in (("energies", factor * E, sum_of_E0), ("E0s", E, factor * sum_of_E0)):
+            if BOUND[0] <= np.median((x - y) / N) <= 0:
+                found.append(f"the {what} look like {unit}, and must be in eV: multiply them by {factor:.10g}")
     if BOUND[0] <= np.median(E / N) <= BOUND[1]:
         zeros = ", ".join(f"{chemical_symbols[z]}: 0" for z in species)
-        return (
-            "The energies look like interaction energies, with the E0s already subtracted, or come from another method "
-            f"than the E0s: write data.atomic_energies: {{{zeros}}}, or least_squares."
+        found.append(
+            "the energies look like interaction energies, with the E0s already subtracted, or come from another method "
+            f"than the E0s: write data.atomic_energies: {{{zeros}}}, or least_squares"
         )
-    return (
-        "Energies and E0s must come from one method (functional, basis, pseudopotentials, spin): give matching E0s in "
-        "data.atomic_energies, or write least_squares."
-    )
+    return "What would explain it: " + "; or ".join(found or [_ONE_METHOD]) + "."
+
+
+_ONE_METHOD = (
+    "energies and E0s come from two methods (functional, basis, pseudopotentials, spin): give matching E0s in "
+    "data.atomic_energies, or write least_squares"
+)
 
 
 def _one_wrong(frame: Frame, per_atom: float, median: float, count: int) -> str:

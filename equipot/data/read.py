@@ -145,7 +145,11 @@ def _add(reading: Reading, raw: RawFile, keys: Keys) -> None:
     made = [make_frame(atoms, entries[i], choices, raw.path, i) for i, atoms in enumerate(raw.structures)]
     frames = [frame for frame, _ in made]
     structures = [i for i, frame in enumerate(frames) if not frame.isolated]
-    reading.missing += _missing(raw, structures, entries, choices, keys)
+    missing = _missing(raw, structures, entries, choices, keys)
+    likely = next((label for label in missing if label.likely), None)
+    if likely is not None:
+        raise EquipotError(likely.message)
+    reading.missing += missing
     _check_labelled(frames, entries, choices, keys)
     reading.warnings += raw.warnings
     for label in LABELS:

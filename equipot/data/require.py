@@ -13,8 +13,7 @@ _REQUIRED = ("energy", "forces")
 def check_labels(reading: Reading, keys: Keys, name: str) -> None:
     """Raises if a set lacks labels by mistake; what it may lack is added to the warnings of its reading.
 
-    A training set needs energies and forces, unless their key is "none". A file of any set that lacks a label and
-    has a key that is its name but for a letter or two is a mistake too.
+    A training set needs energies and forces, unless their key is "none", and every label whose key is named.
 
     Args:
         reading: What was read.
@@ -33,8 +32,7 @@ def check_labels(reading: Reading, keys: Keys, name: str) -> None:
     for missing in reading.missing:
         named = keys.of(missing.label) != ("auto",)
         absent = counts[missing.label][0] == 0
-        required = name == "train" and absent and (named or missing.label in _REQUIRED)
-        if missing.likely or required:
+        if name == "train" and absent and (named or missing.label in _REQUIRED):
             raise EquipotError(missing.message)
         if missing.label in _REQUIRED or named:
             reading.warnings.append(f"{missing.message.split(' Keys found')[0]} That label is left out there.")
