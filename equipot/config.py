@@ -140,7 +140,7 @@ class Config(_Section):
         return _map_paths(self.as_dict(), lambda path: Path(path).name)
 
 
-SECTIONS: dict[str, type[BaseModel] | None] = {
+SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataOptions, "design": Design, "fit": FitOptions, "run": RunOptions, "md": DynamicsOptions,
     "scan": ScanOptions,
 }  # fmt: skip
@@ -224,7 +224,7 @@ def unknown_key(key: str, known: Sequence[str], prefix: str = "") -> str:
 def _elsewhere(key: str) -> str:
     """Returns a hint to the section that has such a key."""
     for section, model in SECTIONS.items():
-        if model is not None and key in model.model_fields:
+        if key in model.model_fields:
             return f" Did you mean '{section}.{key}'?"
     return ""
 
@@ -343,3 +343,18 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def section_keys(section: str) -> dict[str, dict[str, Any]]:
+    """Returns default and meaning of every key of a section."""
+    models: dict[str, list[type[BaseModel]]] = {"md": [DynamicsOptions, MDOptions]}
+    values = {"design": {key: value for key, value in FIRST_MODEL.items() if key != "name"}, "md": FIRST_DYNAMICS}
+    keys: dict[str, dict[str, Any]] = {}
+    if section == "design":
+        keys["name"] = {"default": FIRST_MODEL["name"], "meaning": "named point; `equipot design list` lists them"}
+    for model in models.get(section, [SECTIONS[section]]):
+        for key, field in model.model_fields.items():
+            if (section, key) != ("md", "options"):
+                default = "(needed)" if field.is_required() else field.get_default(call_default_factory=True)
+                keys[key] = {"default": values.get(section, {}).get(key, default), "meaning": field.description or ""}
+    return keys

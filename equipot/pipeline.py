@@ -45,7 +45,7 @@ from equipot.fit.run import BEST, CHECKPOINT
 from equipot.fit.train import FitResult, fit
 from equipot.models.model_file import as_device, as_dtype, read_model_header, save_potential
 from equipot.models.potential import Potential
-from equipot.run_record import Warnings, announce, data_facts, in_words, md_facts, write_json, write_text
+from equipot.run_record import Warnings, announce, data_facts, in_words, md_facts, read_json, write_json, write_text
 from equipot.run_report import write_run_report
 from equipot.study.evaluate import evaluate_scan, evaluate_set
 from equipot.study.predictions import ScanPath
@@ -78,6 +78,7 @@ class TrainResult:
         dynamics: The molecular dynamics, if there was one.
         problems: What failed after the training, one sentence each; empty when all went well.
         seconds: Wall time of everything, s.
+        leads: Whether this process wrote the files; with several, only the first does.
     """
 
     folder: Path
@@ -88,6 +89,7 @@ class TrainResult:
     dynamics: MDResult | None = None
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    leads: bool = True
 
     @property
     def report(self) -> Path:
@@ -129,7 +131,7 @@ def train(
                 write_text(folder / CONFIG, config.to_yaml())
                 write_json(folder / "data.json", data_facts(prepared.data))
             fitted = _fit(config, prepared, folder, resume, reporter)
-            result = TrainResult(folder, folder / MODEL, fitted)
+            result = TrainResult(folder, folder / MODEL, fitted, leads=leads)
             if leads:
                 _finish(config, prepared, result, warnings, md_progress)
                 result.seconds = time.monotonic() - began
@@ -313,6 +315,25 @@ def _save_with_errors(potential: Potential, result: TrainResult) -> None:
     """Writes the model once more, now with all errors in its provenance."""
     provenance = read_model_header(result.folder / BEST).provenance
     save_potential(result.model, potential, provenance={**provenance, "errors": result.errors})
+
+
+def result_facts(result: TrainResult) -> dict[str, Any]:
+    """Returns what a run left, as JSON can hold it."""
+    options = {} if result.dynamics is None else read_json(result.folder / "md" / "summary.json")
+    return {
+        "run": str(result.folder),
+        "model": str(result.model),
+        "report": str(result.report),
+        "status": result.fit.status,
+        "epochs": result.fit.epochs,
+        "steps": result.fit.steps,
+        "training_seconds": result.fit.seconds,
+        "seconds": result.seconds,
+        "errors": result.errors,
+        "scan": [path.as_dict() for path in result.scan],
+        "md": options,
+        "problems": result.problems,
+    }
 
 
 def _record(config: Config, prepared: Prepared, result: TrainResult, warnings: list[str]) -> dict[str, Any]:

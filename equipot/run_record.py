@@ -104,6 +104,11 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, as_json(document) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; an empty one where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def as_json(document: Any) -> str:
     """Returns JSON as its standard has it: what is not a finite number is null."""
     return json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False)

@@ -15,6 +15,7 @@ from equipot.fit.run import METRICS
 from equipot.models import describe
 from equipot.models.model_file import ModelHeader, read_model_header
 from equipot.points import named_point
+from equipot.run_record import read_json
 from equipot.statistics import Statistics
 from equipot.study.predictions import Predictions, ScanPath
 from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, write_report
@@ -42,8 +43,8 @@ def run_content(folder: Path) -> Content:
     if not model.exists():
         raise EquipotError(f"{folder} holds no model.equipot: it is not the folder of a finished run.")
     header = read_model_header(model)
-    run, data = _json(folder / "run.json"), _json(folder / "data.json")
-    scan, errors = _json(folder / "scan.json"), _errors(_json(folder / "errors.json"))
+    run, data = read_json(folder / "run.json"), read_json(folder / "data.json")
+    scan, errors = read_json(folder / "scan.json"), _errors(read_json(folder / "errors.json"))
     point = str(run.get("point") or "")
     described = describe(header.design, header.statistics.species)
     dynamics = _dynamics(folder / "md")
@@ -66,10 +67,6 @@ def run_content(folder: Path) -> Content:
         config=_text(folder / "config.yaml"),
         provenance=provenance(header, run),
     )
-
-
-def _json(path: Path) -> Json:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _text(path: Path) -> str:
@@ -159,7 +156,7 @@ def _doubts(run: Json) -> list[str]:
 
 
 def _dynamics(folder: Path) -> Dynamics | None:
-    summary = _json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
     if not summary or not (folder / THERMO).exists():
         return None
     options = summary["options"]

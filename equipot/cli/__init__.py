@@ -1,0 +1,56 @@
+"""The command line: `equipot train`, `evaluate`, `md`, `relax`, `info`, `data`, `design`, `options`, `report`.
+
+Tables and JSON go to standard output, messages and progress to standard error. A mistake of the user ends with
+its message and status 1, never with a traceback; torch is imported by the commands that need it.
+"""
+
+from typing import Annotated
+
+import typer
+
+import equipot
+from equipot.cli.look import data, design, info, options, report
+from equipot.cli.train import train
+from equipot.cli.use import evaluate, md, relax
+
+app = typer.Typer(
+    name="equipot",
+    help="Interatomic potentials from the design space of E(3)-equivariant atom-centred models: train one on your "
+    "structures, check it, use it.",
+    epilog="A first model: equipot train my.extxyz",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_TRAIN, _USE, _LOOK = "Make a model", "Use a model", "Look"
+
+app.command(rich_help_panel=_TRAIN)(train)
+app.command(rich_help_panel=_USE)(evaluate)
+app.command(rich_help_panel=_USE)(md)
+app.command(rich_help_panel=_USE)(relax)
+app.command(rich_help_panel=_LOOK)(info)
+app.command(rich_help_panel=_LOOK)(data)
+app.add_typer(design, name="design", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(options)
+app.command(rich_help_panel=_LOOK)(report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(equipot.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _equipot(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

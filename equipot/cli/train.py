@@ -1,0 +1,165 @@
+"""`equipot train`: from structures to a checked potential."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from equipot.cli.output import (
+    INTERRUPTED,
+    Json,
+    command,
+    error_rows,
+    note,
+    print_json,
+    print_table,
+    progress_bar,
+)
+from equipot.errors import EquipotError
+
+if TYPE_CHECKING:
+    from equipot.config import Config
+    from equipot.pipeline import TrainResult
+
+_DULL_NAMES = ("train", "config", "training", "equipot")
+
+
+@command
+def train(  # noqa: PLR0913 (one parameter for each flag)
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="One YAML configuration, or one or more files of structures.", show_default=False),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="Change one key, for example fit.max_epochs=10, design.channels=64, data.valid=valid.xyz; may be "
+            "repeated. `equipot options` lists all keys.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/NAME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the data, print configuration and cost, and stop.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="The same as --set run.seed=…", rich_help_panel="Run")] = None,
+    device: Annotated[str | None, typer.Option(help="The same as --set run.device=…", rich_help_panel="Run")] = None,
+    dtype: Annotated[str | None, typer.Option(help="The same as --set run.dtype=…", rich_help_panel="Run")] = None,
+    threads: Annotated[int | None, typer.Option(help="The same as --set run.threads=…", rich_help_panel="Run")] = None,
+    json: Json = False,
+) -> None:
+    """Train a potential, check it, and write a report.
+
+    [bold]equipot train my.extxyz[/bold] is enough for a first model: keys of energy and forces are recognised, a
+    tenth of the structures is kept for validation, and the design is a small MACE. A YAML file and --set change
+    everything. Ctrl-C ends early and leaves a usable model; --resume goes on with it.
+    """
+    flags = {"seed": seed, "device": device, "dtype": dtype, "threads": threads}
+    settings = [*(set_ or []), *(f"run.{name}={value}" for name, value in flags.items() if value is not None)]
+    config, folder = _configuration(files or [], settings, out, resume)
+    if dry_run:
+        _print_plan(config, folder, json)
+        return
+    result = _run(config, folder, resume is not None)
+    if result is not None:
+        _print_result(result, json)
+
+
+def _configuration(
+    files: list[Path], settings: list[str], out: Path | None, resume: Path | None
+) -> tuple["Config", Path]:
+    from equipot.config import Config
+
+    if resume is not None:
+        if files or out is not None:
+            raise EquipotError("--resume goes on with a run as it is: leave out files and --out.")
+        if not (resume / "config.yaml").exists():
+            raise EquipotError(f"{resume} has no config.yaml: it is not a run folder that can be resumed.")
+        return Config.from_yaml(resume / "config.yaml", settings), resume
+    if not files:
+        raise EquipotError("nothing to train on: give a file of structures, a YAML configuration, or --resume RUN.")
+    is_yaml = [file.suffix.lower() in (".yaml", ".yml") for file in files]
+    if any(is_yaml) and len(files) > 1:
+        raise EquipotError("give one YAML configuration, or files of structures, not both.")
+    config = Config.from_yaml(files[0], settings) if is_yaml[0] else Config.from_files(files, settings)
+    return config, out or _free_folder(files[0])
+
+
+def _free_folder(file: Path) -> Path:
+    """Returns a folder for a run that is not there yet, named after what it is trained on."""
+    stem = file.name.split(".")[0]
+    name = file.resolve().parent.name if stem in _DULL_NAMES else stem
+    folder, number = Path("runs") / name, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{name}-{number}", number + 1
+    return folder
+
+
+def _run(config: "Config", folder: Path, resume: bool) -> "TrainResult | None":
+    """Runs the pipeline with bars; returns None on the processes that do not lead."""
+    from equipot.fit.reporter import ProgressReporter
+    from equipot.pipeline import train as run
+
+    with progress_bar("dynamics") as show:
+        result = run(
+            config, folder, resume=resume, reporter=ProgressReporter(),
+            md_progress=lambda row, steps: show(row.step, steps, f"{row.temperature_K:.0f} K"),
+        )  # fmt: skip
+    return result if result.leads else None
+
+
+def _print_result(result: "TrainResult", json: bool) -> None:
+    from equipot.pipeline import result_facts
+    from equipot.run_record import read_json
+
+    if json:
+        print_json(result_facts(result))
+    else:
+        sets = read_json(result.folder / "errors.json")
+        if sets:
+            headings, rows = error_rows(sets)
+            print_table("Errors", headings, rows)
+        print_table("", ["file", "what it is"], _files(result))
+    for problem in result.problems:
+        note(f"error: {problem}")
+    if result.fit.status == "interrupted":
+        note(f"interrupted; equipot train --resume {result.folder} goes on.")
+        raise typer.Exit(INTERRUPTED)
+    if result.problems:
+        note(f"the model is safe in {result.model}, but what is named above went wrong.")
+        raise typer.Exit(1)
+
+
+def _files(result: "TrainResult") -> list[list[str]]:
+    found = {
+        result.model: "the model",
+        result.report: "figures and tables, for a browser",
+        result.folder / "config.yaml": "all that was set",
+        result.folder / "metrics.jsonl": "one line for each validation",
+        result.folder / "equipot.log": "the log",
+    }
+    return [[str(path), meaning] for path, meaning in found.items() if path.exists()]
+
+
+def _print_plan(config: "Config", folder: Path, json: bool) -> None:
+    from equipot.fit.reporter import logging_to
+    from equipot.pipeline import default_device, prepare, threads
+    from equipot.run_record import data_facts
+    from equipot.study.cost import estimate
+
+    with logging_to(None), threads(config.run.threads):
+        prepared = prepare(config, default_device(config.run.device))
+        cost = estimate(prepared.potential, prepared.data.train, prepared.data.valid, config.fit)
+    if json:
+        document: dict[str, Any] = {
+            "folder": str(folder), "config": config.as_dict(), "data": data_facts(prepared.data), "cost": cost.as_dict()
+        }  # fmt: skip
+        print_json(document)
+        return
+    typer.echo(config.to_yaml())
+    rows = [[name.replace("_", " "), value] for name, value in cost.as_dict().items()]
+    print_table("Cost, measured on a few steps", ["quantity", "value"], rows)
+    note(f"dry run: nothing was written; the run would go to {folder}.")

@@ -1,0 +1,231 @@
+"""`equipot evaluate`, `md`, `relax`: a trained potential at work."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from equipot.cli.output import (
+    INTERRUPTED,
+    Device,
+    Dtype,
+    Json,
+    command,
+    error_rows,
+    note,
+    print_json,
+    print_table,
+    progress_bar,
+    with_options,
+)
+from equipot.deploy.options import MDOptions, RelaxOptions
+from equipot.errors import EquipotError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from equipot.deploy.md import MDResult
+    from equipot.deploy.relaxation import RelaxResult
+    from equipot.study.evaluate import Evaluated
+
+Model = Annotated[Path, typer.Argument(help="Model file.", show_default=False)]
+Index = Annotated[int, typer.Option(help="Number of the structure in its file, from 0; −1 is the last.")]
+
+
+@command
+def evaluate(  # noqa: PLR0913 (one parameter for each flag)
+    model: Model,
+    files: Annotated[list[Path], typer.Argument(help="Files of structures with labels.", show_default=False)],
+    report: Annotated[Path | None, typer.Option(help="Write figures and tables to this HTML file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the structures with predictions to this file.")
+    ] = None,
+    energy_key: Annotated[str, typer.Option(help="Key of the energy; auto, or none.")] = "auto",
+    forces_key: Annotated[str, typer.Option(help="Key of the forces; auto, or none.")] = "auto",
+    stress_key: Annotated[str, typer.Option(help="Key of the stress; auto, or none.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Structures evaluated at a time.")] = 16,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Compare a model with reference energies, forces and stresses.
+
+    Prints the errors for each file, and for each config_type where a file has several.
+    """
+    from equipot.data.options import Keys
+    from equipot.models.model_file import load_potential
+    from equipot.study.evaluate import evaluate_file, write_predictions
+
+    potential = load_potential(model, device=device or "cpu", dtype=dtype, check=True)
+    keys = Keys(energy=energy_key, forces=forces_key, stress=stress_key)
+    found = {
+        name: evaluate_file(potential, path, keys, batch_size) for name, path in zip(_names(files), files, strict=True)
+    }
+    documents = {name: each.as_dict() for name, each in found.items()}
+    if out is not None:
+        note(f"{write_predictions(out, list(found.values()))} structures with predictions are in {out}.")
+    if report is not None:
+        _write_report(report, model, found)
+        note(f"the report is in {report}.")
+    if json:
+        print_json({"model": str(model), "sets": documents})
+        return
+    headings, rows = error_rows(documents)
+    print_table(f"Errors of {model}", headings, rows)
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """Returns a short name for each file: its own, or its path where two have the same."""
+    twice = [file for file in files if files.count(file) > 1]
+    if twice:
+        raise EquipotError(f"{twice[0]} is given twice.")
+    short = [file.name for file in files]
+    return [str(file) if short.count(file.name) > 1 else file.name for file in files]
+
+
+def _write_report(path: Path, model: Path, found: dict[str, "Evaluated"]) -> None:
+    from equipot.models import describe
+    from equipot.models.model_file import read_model_header
+    from equipot.run_report import model_tables, provenance
+    from equipot.study.report import Content, SetErrors, write_report
+
+    header = read_model_header(model)
+    point = str(header.provenance.get("config", {}).get("design", {}).get("name", ""))
+    described = describe(header.design, header.statistics.species)
+    sets = {name: each.as_dict() for name, each in found.items()}
+    content = Content(
+        title=f"{model.name} on {', '.join(found)}",
+        subtitle=f"design {point}" if point else "",
+        errors={n: SetErrors(s["structures"], s["total"], s["config_types"], s["elements"]) for n, s in sets.items()},
+        predictions={name: each.predictions for name, each in found.items()},
+        model=model_tables(described, point, header.design),
+        axes=described["axes"],
+        provenance=provenance(header, {}),
+    )
+    write_report(path, content)
+
+
+@command
+@with_options(MDOptions)
+def md(  # noqa: PLR0913 (one parameter for each flag)
+    options: dict[str, Any],
+    model: Model,
+    structure: Annotated[
+        Path | None, typer.Argument(help="File to start from; not needed with --restart.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for trajectory, log and restart file.")] = Path("md"),
+    restart: Annotated[bool, typer.Option("--restart", help="Go on with the run in the folder.")] = False,
+    index: Index = -1,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Run molecular dynamics with a model.
+
+    Writes thermo.csv, a trajectory, and a restart file. Stops with a clear word, and status 1, when the structure
+    explodes; Ctrl-C keeps everything, and --restart goes on from there.
+    """
+    from equipot.deploy.md import run_md
+    from equipot.pipeline import md_facts
+
+    chosen = _restarted(out, options) if restart else MDOptions(**options)
+    atoms = None if structure is None else _read_structure(structure, index)
+    with progress_bar("dynamics") as show:
+        result = run_md(
+            model, atoms, chosen, out, restart=restart, device=device, dtype=dtype,
+            progress=lambda row, steps: show(row.step, steps, f"{row.temperature_K:.0f} K"),
+        )  # fmt: skip
+    facts = {**md_facts(result, chosen.model_dump(mode="json")), "folder": str(out)}
+    if json:
+        print_json(facts)
+    else:
+        _print_dynamics(result, chosen)
+    if result.status != "finished":
+        note(f"error: {result.message}" if result.status == "exploded" else result.message)
+        raise typer.Exit(1 if result.status == "exploded" else INTERRUPTED)
+
+
+def _restarted(folder: Path, options: dict[str, Any]) -> MDOptions:
+    """Returns the options of the run that is continued, with those changed that were given."""
+    from equipot.deploy.md_files import read_restart
+
+    return read_restart(folder).options.replace(**options)
+
+
+def _print_dynamics(result: "MDResult", options: MDOptions) -> None:
+    rows = [
+        ["structure", f"{result.atoms.get_chemical_formula()}, {len(result.atoms)} atoms"],
+        ["ensemble", f"{options.ensemble}, {options.temperature:g} K"],
+        ["length", f"{result.step} steps, {result.step * options.timestep / 1000:g} ps"],
+        ["mean temperature", f"{result.temperatures.mean():.1f} K"],
+        ["potential energy", f"{result.potential_energies.mean():.5f} ± {result.potential_energies.std():.5f} eV/atom"],
+        ["drift of the conserved energy", f"{result.drift:.3g} meV/atom/ns" if result.drift == result.drift else "–"],
+        ["speed", f"{1000 * result.seconds_per_step:.3g} ms per step"],
+        ["files", str(result.folder)],
+    ]
+    print_table(f"Molecular dynamics: {result.status}", ["quantity", "value"], rows)
+
+
+@command
+@with_options(RelaxOptions)
+def relax(  # noqa: PLR0913 (one parameter for each flag)
+    options: dict[str, Any],
+    model: Model,
+    structure: Annotated[Path, typer.Argument(help="File to start from.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File for the relaxed structure; default: NAME-relaxed.extxyz.")
+    ] = None,
+    trajectory: Annotated[Path | None, typer.Option(help="Write every step to this file.")] = None,
+    index: Index = -1,
+    device: Device = None,
+    dtype: Dtype = None,
+    json: Json = False,
+) -> None:
+    """Relax a structure, and its cell if asked to, to a minimum of the energy.
+
+    Ends with status 1 when the forces do not fall below --fmax within the steps.
+    """
+    from equipot.deploy.md_files import append_frame
+    from equipot.deploy.relaxation import relax as run
+
+    chosen = RelaxOptions(**options)
+    atoms = _read_structure(structure, index)
+    with progress_bar("relaxation") as show:
+        result = run(
+            model, atoms, chosen, trajectory=trajectory, device=device, dtype=dtype,
+            progress=lambda step, energy, fmax: show(step, chosen.steps, f"E {energy:.6f} eV, fmax {fmax:.4f} eV/Å"),
+        )  # fmt: skip
+    out = out or structure.with_name(f"{structure.name.split('.')[0]}-relaxed.extxyz")
+    out.unlink(missing_ok=True)
+    append_frame(out, result.atoms)
+    if json:
+        print_json(_relax_facts(result, out))
+    else:
+        rows = [[name.replace("_", " "), str(value)] for name, value in _relax_facts(result, out).items()]
+        print_table("Relaxation", ["quantity", "value"], rows)
+    if result.status != "converged":
+        note(f"error: {result.message}")
+        raise typer.Exit(1)
+
+
+def _relax_facts(result: "RelaxResult", out: Path) -> dict[str, Any]:
+    return {
+        "status": result.status, "message": result.message, "steps": result.steps,
+        "energy_start_eV": float(result.energies[0]), "energy_eV": float(result.energies[-1]),
+        "fmax_eV_per_A": result.fmax, "pressure_GPa": result.pressure, "file": str(out),
+    }  # fmt: skip
+
+
+def _read_structure(path: Path, index: int) -> "Atoms":
+    """Returns one structure of a file.
+
+    Raises:
+        EquipotError: The file cannot be read, or has no such structure.
+    """
+    from equipot.data.files import read_structures
+
+    structures = read_structures(path).structures
+    if not -len(structures) <= index < len(structures):
+        raise EquipotError(f"{path} has {len(structures)} structures; --index {index} is none of them.")
+    return structures[index]
