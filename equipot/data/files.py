@@ -4,6 +4,7 @@ import bz2
 import difflib
 import gzip
 import lzma
+import os
 import re
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import ase
 import ase.db
@@ -22,7 +23,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from equipot.errors import EquipotError
 
-_OPENERS: dict[str, Callable[[str, str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 _MATRIX_KEY = re.compile(r"(?<![\w-])(stress|virial)(?=\s*=)")
 MATRIX_SUFFIX = "_as_written"
@@ -79,6 +80,8 @@ def _check_exists(path: str) -> None:
     if file.is_file():
         if file.stat().st_size == 0:
             raise EquipotError(f"{path} is empty (0 bytes). Write structures with labels to it: {FORMATS}.")
+        if not os.access(file, os.R_OK):
+            raise EquipotError(f"{path} may not be read (its permissions). Allow reading, or copy it.")
         return
     if not file.parent.is_dir():
         raise EquipotError(f"{path} does not exist: there is no folder {file.parent}.")
