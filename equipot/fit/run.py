@@ -152,9 +152,8 @@ class Run:
         """Agrees with all processes on the time, and returns why to stop before the next step, if so."""
         seconds = self._seconds_before + time.monotonic() - self._started
         mine = [float(self.stop.requested), seconds if self.leads else 0.0]
-        asked, self.state.seconds = self.processes.sum(
-            torch.tensor(mine, dtype=torch.float64, device=self.device)
-        ).tolist()
+        device = self.device if self.processes.count > 1 else None
+        asked, self.state.seconds = self.processes.sum(torch.tensor(mine, dtype=torch.float64, device=device)).tolist()
         if asked > 0:
             return "interrupted"
         limit = self.options.max_minutes

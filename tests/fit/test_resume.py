@@ -76,6 +76,36 @@ def test_interrupted_often(data, tmp_path):
     small.assert_same_run(tmp_path / "once", tmp_path / "often")
 
 
+class InterruptingValidation:
+    """The validation set, which asks to stop when it is read for the second time."""
+
+    def __init__(self, dataset):
+        self.dataset, self.reads = dataset, 0
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def batch(self, indices):
+        self.reads += 1
+        if self.reads == 2 * len(self.dataset) - 1:
+            signal.raise_signal(signal.SIGINT)
+        return self.dataset.batch(indices)
+
+
+def test_interrupted_in_the_middle_of_a_validation(data, tmp_path):
+    options = small.options(valid_batch_size=1)
+    fit(small.potential(), *data, options, tmp_path / "once")
+    valid = InterruptingValidation(data[1])
+    result = fit(small.potential(), data[0], valid, options, tmp_path / "twice")
+    assert (result.status, result.steps, result.epochs) == ("interrupted", 6, 1)
+    assert len(small.records(tmp_path / "twice")) == 1
+    fit(small.potential(seed=3), *data, options, tmp_path / "twice", resume=True)
+    small.assert_same_run(tmp_path / "once", tmp_path / "twice")
+
+
 def test_a_lost_session_is_trained_again(data, tmp_path):
     """After `kill -9` the metrics are ahead of the checkpoint; the resumed run writes those lines again."""
     options = small.options()
