@@ -33,22 +33,25 @@ import ase
 import torch
 
 from equipot.config import Config
+from equipot.data.check import check_species
 from equipot.data.files import read_structures
+from equipot.data.frame import Frame
 from equipot.data.load import LoadedData, load
+from equipot.data.read import read_frames
 from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.deploy.md import MDResult, Progress, run_md
 from equipot.errors import EquipotError
 from equipot.fit import distributed
 from equipot.fit.metrics import Errors
-from equipot.fit.reporter import Reporter, logging_to
+from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
 from equipot.fit.run import BEST, CHECKPOINT
 from equipot.fit.train import FitResult, fit
 from equipot.models.model_file import as_device, as_dtype, read_model_header, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, in_words, md_facts, read_json, write_json, write_text
 from equipot.run_report import write_run_report
-from equipot.study.evaluate import evaluate_scan, evaluate_set
-from equipot.study.predictions import ScanPath
+from equipot.study.evaluate import evaluate_scan, evaluate_set, frame_infos
+from equipot.study.predictions import ScanPath, check_scan
 
 logger = logging.getLogger("equipot.pipeline")
 
@@ -127,9 +130,6 @@ def train(
             _check_new(folder)
         with logging_to(folder / LOG if leads else None), Warnings() as warnings:
             prepared = prepare(config, place)
-            if leads:
-                write_text(folder / CONFIG, config.to_yaml())
-                write_json(folder / "data.json", data_facts(prepared.data))
             fitted = _fit(config, prepared, folder, resume, reporter)
             result = TrainResult(folder, folder / MODEL, fitted, leads=leads)
             if leads:
@@ -170,6 +170,7 @@ def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
     design = config.design.design
     data = load(config.data, design.r_max)
     announce(data)
+    _check_later_files(config, data)
     potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
     counts = potential.parameter_counts()
     logger.info(
@@ -178,6 +179,21 @@ def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
         config.run.dtype, place,
     )  # fmt: skip
     return Prepared(data, potential.to(place))
+
+
+def _check_later_files(config: Config, data: LoadedData) -> None:
+    """Finds out before the training what would fail after it: files, keys and elements of scan and dynamics.
+
+    Raises:
+        EquipotError: A file cannot be read, lacks a key, or has an element that the training data do not have.
+    """
+    if config.scan is not None:
+        reading = read_frames(config.scan.file, config.data.keys)
+        check_species(reading.frames, data.statistics.species, "the training set")
+        check_scan(frame_infos(config.scan.file, reading.frames), config.scan.x, config.scan.group)
+    if config.md is not None:
+        atoms = _start(config, data)
+        check_species([Frame(atoms, source=config.md.structure or "")], data.statistics.species, "the training set")
 
 
 def _check_new(folder: Path) -> None:
@@ -189,12 +205,12 @@ def _check_new(folder: Path) -> None:
 
 
 def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporter: Reporter | None) -> FitResult:
-    portable = config.portable()
+    portable, data = config.portable(), prepared.data
 
     def save(path: Path, potential: Potential, facts: dict[str, Any]) -> None:
         save_potential(path, potential, provenance={**facts, "config": portable})
 
-    data = prepared.data
+    reporters = Reporters([_FirstFiles(config, data, folder), *([] if reporter is None else [reporter])])
     return fit(
         prepared.potential,
         data.train,
@@ -202,9 +218,21 @@ def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporte
         config.fit,
         folder,
         resume=resume,
-        reporter=reporter,
+        reporter=reporters,
         save_model=save,
     )
+
+
+class _FirstFiles(NullReporter):
+    """Writes configuration and data as soon as the training has accepted them, and not before."""
+
+    def __init__(self, config: Config, data: LoadedData, folder: Path) -> None:
+        self._config, self._data, self._folder = config, data, folder
+
+    def start(self, max_epochs: int, steps_per_epoch: int) -> None:
+        """Writes the files."""
+        write_text(self._folder / CONFIG, self._config.to_yaml())
+        write_json(self._folder / "data.json", data_facts(self._data))
 
 
 def _finish(
@@ -269,7 +297,7 @@ def _dynamics(config: Config, prepared: Prepared, folder: Path, progress: Progre
     if config.md is None:
         raise EquipotError("no dynamics is asked for.")
     shutil.rmtree(folder / "md", ignore_errors=True)
-    atoms = _start(config, prepared)
+    atoms = _start(config, prepared.data)
     calculator = EquipotCalculator(prepared.potential)
     options = config.md.options
     affordable = int(60.0 * config.md.max_minutes / _seconds_per_step(calculator, atoms))
@@ -289,9 +317,9 @@ def _dynamics(config: Config, prepared: Prepared, folder: Path, progress: Progre
     return result
 
 
-def _start(config: Config, prepared: Prepared) -> ase.Atoms:
+def _start(config: Config, data: LoadedData) -> ase.Atoms:
     if config.md is None or config.md.structure is None:
-        frames, source = [frame.atoms for frame in prepared.data.valid.frames], "the validation set"
+        frames, source = [frame.atoms for frame in data.valid.frames], "the validation set"
     else:
         frames, source = list(read_structures(config.md.structure).structures), config.md.structure
     index = config.md.index if config.md is not None else 0

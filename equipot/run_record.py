@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from equipot.data.keys import LABELS
 from equipot.data.load import LoadedData
 from equipot.deploy.md import MDResult
+from equipot.study.style import significant
 
 logger = logging.getLogger("equipot.pipeline")
 
@@ -65,7 +66,7 @@ def in_words(errors: Mapping[str, Any]) -> str:
         ("E", "energy_rmse_meV_per_atom", "meV/atom"), ("F", "forces_rmse_meV_per_A", "meV/Å"),
         ("σ", "stress_rmse_meV_per_A3", "meV/Å³"),
     ]  # fmt: skip
-    return ", ".join(f"{q} {errors[key]:.3g} {unit}" for q, key, unit in named if errors.get(key) is not None)
+    return ", ".join(f"{q} {significant(errors[key])} {unit}" for q, key, unit in named if errors.get(key) is not None)
 
 
 class Warnings(logging.Handler):

@@ -107,9 +107,14 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
         ["versions", ", ".join(f"{name} {version}" for name, version in header.versions.items())],
         ["format", str(header.format_version)],
         *([["training data (SHA-256)", str(trained["train_data"])]] if "train_data" in trained else []),
-        *[[f"errors of {name}", in_words(errors)] for name, errors in trained.get("errors", {}).items()],
+        *[[f"errors of {name}", in_words(errors)] for name, errors in _in_order(trained.get("errors", {}))],
     ]
     print_table(str(model), ["", ""], rows)
+
+
+def _in_order(errors: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Returns training and validation first."""
+    return sorted(errors.items(), key=lambda item: (item[0] != "train", item[0] != "valid"))
 
 
 @command
@@ -135,10 +140,10 @@ def data(
     if json:
         print_json(found)
         return
-    rows = found["files"]
+    rows = [{**row, "file": Path(row["file"]).name} for row in found["files"]]
     columns = [key for key in rows[0] if any(row[key] not in ("–", 0, "") for row in rows)]
     print_table("Files: what was found (frames)", columns, [[row[key] for key in columns] for row in rows])
-    elements = found["elements"]
+    elements = [{**row, "E0 (eV)": f"{row['E0 (eV)']:.5f}"} for row in found["elements"]]
     print_table(
         f"Elements (E0: {found['atomic_energies_source']})", list(elements[0]), [list(e.values()) for e in elements]
     )

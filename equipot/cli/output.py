@@ -39,8 +39,10 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            fail(f"{error.strerror}: {error.filename}")
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            fail(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
@@ -76,8 +78,8 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[Any
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*[_plain(cell if isinstance(cell, str) else significant(cell)) for cell in row])
-    console = Console(soft_wrap=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def _box() -> Any:

@@ -7,9 +7,11 @@ from typing import Any
 
 import ase.io
 import numpy as np
+from ase.io.formats import UnknownFileTypeError
 
 from equipot.data.dataset import Dataset
 from equipot.data.files import read_structures
+from equipot.data.frame import Frame
 from equipot.data.load import load_set
 from equipot.data.options import Keys
 from equipot.errors import EquipotError
@@ -68,9 +70,13 @@ def evaluate_scan(
 ) -> tuple[Evaluated, list[ScanPath]]:
     """Returns errors on a file of scans, and its paths; see `scan_paths`."""
     found = evaluate_file(potential, path, keys)
+    return found, scan_paths(frame_infos(path, found.dataset.frames), found.predictions, x, group)
+
+
+def frame_infos(path: str | Path, frames: Sequence[Frame]) -> list[dict[str, Any]]:
+    """Returns what a file says about some of its structures beside coordinates, as ASE reads it."""
     structures = read_structures(path).structures
-    infos = [dict(structures[frame.index].info) for frame in found.dataset.frames]
-    return found, scan_paths(infos, found.predictions, x, group)
+    return [dict(structures[frame.index].info) for frame in frames]
 
 
 def write_predictions(path: Path, evaluated: Iterable[Evaluated]) -> int:
@@ -88,6 +94,8 @@ def write_predictions(path: Path, evaluated: Iterable[Evaluated]) -> int:
     ]
     try:
         ase.io.write(path, frames, format="extxyz" if path.suffix in (".xyz", ".extxyz") else None)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise EquipotError(f"{path} cannot be written ({error}); give a path that ends in .extxyz or .traj.") from error
+    except (UnknownFileTypeError, ValueError, KeyError, NotImplementedError) as error:
+        raise EquipotError(
+            f"{path} cannot be written ({type(error).__name__}: {error}); give a path that ends in .extxyz or .traj."
+        ) from error
     return len(frames)

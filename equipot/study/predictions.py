@@ -224,11 +224,7 @@ def scan_paths(infos: Sequence[dict[str, Any]], predictions: Predictions, x: str
     Raises:
         EquipotError: A structure lacks one of the keys, or an energy.
     """
-    for key in filter(None, (x, group)):
-        for number, info in enumerate(infos):
-            if key not in info:
-                known = ", ".join(sorted(info)) or "no keys"
-                raise EquipotError(f"scan: frame {number} has no {key!r}; it has {known}. Set scan.x and scan.group.")
+    check_scan(infos, x, group)
     if not np.isfinite(predictions.energy_reference).all():
         frame = int(np.flatnonzero(~np.isfinite(predictions.energy_reference))[0])
         raise EquipotError(f"scan: frame {frame} has no energy; every point of a scan needs one.")
@@ -241,6 +237,21 @@ def scan_paths(infos: Sequence[dict[str, Any]], predictions: Predictions, x: str
         values = np.array([float(infos[i][x]) for i in rows])
         paths.append(ScanPath(title, values, predictions.energy_reference[rows], predictions.energy_predicted[rows]))
     return paths
+
+
+def check_scan(infos: Sequence[dict[str, Any]], x: str, group: str | None) -> None:
+    """Looks whether every structure of a scan has the keys that order it.
+
+    Raises:
+        EquipotError: One lacks a key, or what is scanned is no number.
+    """
+    for number, info in enumerate(infos):
+        for key in filter(None, (x, group)):
+            if key not in info:
+                known = ", ".join(sorted(info)) or "no keys"
+                raise EquipotError(f"scan: frame {number} has no '{key}'; it has {known}. Set scan.x and scan.group.")
+        if not isinstance(info[x], int | float | np.number):
+            raise EquipotError(f"scan: '{x}' of frame {number} is {info[x]!r}; what is scanned is a number.")
 
 
 def _constants(infos: Sequence[dict[str, Any]], rows: Sequence[int], skip: tuple[str | None, ...]) -> str:

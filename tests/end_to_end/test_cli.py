@@ -1,0 +1,248 @@
+"""The command line: what each command prints, one JSON document where asked for, and how it fails."""
+
+import json
+import re
+import subprocess
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+from small_runs import SMALL
+from typer.testing import CliRunner
+
+from equipot.cli import app
+from equipot.models.model_file import load_potential
+
+runner = CliRunner()
+SETTINGS = [part for setting in SMALL for part in ("--set", setting)]
+
+
+def call(*arguments, code=0):
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def document(*arguments, code=0):
+    return json.loads(call(*arguments, "--json", code=code).stdout)
+
+
+def test_help_is_fast_because_torch_is_not_loaded():
+    code = "import sys, equipot.cli; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+COMMANDS = [
+    ["train"], ["evaluate"], ["md"], ["relax"], ["info"], ["data"], ["options"], ["report"], ["design"],
+    ["design", "show"], ["design", "compare"], ["design", "list"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(command):
+    text = call(*command, "--help").stdout
+    assert "Usage" in text
+    assert "╭" in text
+
+
+def test_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", call("--version").stdout)
+
+
+def test_train_from_a_file_of_structures(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("train", files / "train.extxyz", *SETTINGS, "--set", "md=false", "--threads", 1, "--seed", 3)
+    assert "valid" in result.stdout
+    assert "meV/atom" in result.stdout
+    assert "REF_energy (23)" in result.stderr
+    load_potential(tmp_path / "runs" / files.name / "model.equipot", check=True)
+
+
+def test_train_prints_one_json_document_and_goes_on_where_it_stopped(files, tmp_path):
+    out = tmp_path / "run"
+    first = document("train", files / "train.yaml", *SETTINGS, "--set", "md.steps=5", "--out", out)
+    assert (first["epochs"], first["status"], first["problems"]) == (2, "finished", [])
+    assert set(first["errors"]) == {"train", "valid", "hot"}
+    assert first["md"]["steps"] == 5
+    again = document("train", "--resume", out, "--set", "fit.max_epochs=3", "--set", "md=false")
+    assert again["epochs"] == 3
+
+
+def test_a_dry_run_prints_and_writes_nothing(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = document("train", files / "train.yaml", *SETTINGS, "--dry-run")
+    assert plan["cost"]["steps_per_epoch"] == 5
+    assert plan["cost"]["seconds_per_step"] > 0
+    assert plan["config"]["design"]["channels"] == 4
+    assert plan["data"]["sets"]["hot"]["structures"] == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate(run, files, tmp_path):
+    html, frames = tmp_path / "e.html", tmp_path / "p.extxyz"
+    found = document(
+        "evaluate", run.model, files / "hot.extxyz", files / "scan.extxyz", "--report", html, "--out", frames
+    )
+    total = found["sets"]["hot.extxyz"]["total"]
+    assert total["forces_rmse_meV_per_A"] == pytest.approx(run.errors["hot"]["forces_rmse_meV_per_A"], rel=1e-6)
+    page = html.read_text(encoding="utf-8")
+    assert all(f"figure-{what}-{name}" in page for what in ("energies", "forces") for name in found["sets"])
+    written = ase.io.read(frames, ":")
+    assert len(written) == 14
+    error = np.concatenate([(a.get_forces() - a.arrays["REF_forces"]).ravel() for a in written[:6]])
+    assert 1000 * np.sqrt(np.mean(error**2)) == pytest.approx(total["forces_rmse_meV_per_A"], rel=1e-4)
+    table = call("evaluate", run.model, files / "hot.extxyz").stdout
+    assert all(word in table for word in ("hot.extxyz", "water", "methane", "meV/Å"))
+
+
+def test_md_and_its_restart(run, files, tmp_path):
+    out = tmp_path / "md"
+    flags = ["--ensemble", "nve", "--timestep", 0.05, "--temperature", 10, "--log-interval", 1]
+    first = document("md", run.model, files / "water.extxyz", "--out", out, *flags, "--steps", 5)
+    assert (first["status"], first["steps"], first["options"]["ensemble"]) == ("finished", 5, "nve")
+    again = document("md", run.model, "--out", out, "--restart", "--steps", 8)
+    assert (again["steps"], again["options"]["timestep"]) == (8, 0.05)
+    assert len((out / "thermo.csv").read_text().splitlines()) == 10
+
+
+def test_md_that_explodes_says_so_and_fails(run, files, tmp_path):
+    arguments = [
+        "md",
+        run.model,
+        files / "water.extxyz",
+        "--out",
+        tmp_path / "md",
+        "--temperature",
+        3000,
+        "--max-temperature",
+        1,
+    ]
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 1
+    assert "temperature" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_relax(run, files, tmp_path):
+    out = tmp_path / "relaxed.extxyz"
+    found = document("relax", run.model, files / "water.extxyz", "--out", out, "--fmax", 0.05, "--steps", 200)
+    assert found["status"] == "converged"
+    assert found["energy_eV"] <= found["energy_start_eV"]
+    assert np.linalg.norm(ase.io.read(out).get_forces(), axis=1).max() <= 0.05
+    failed = call("relax", run.model, files / "water.extxyz", "--out", out, "--fmax", 1e-9, "--steps", 1, code=1)
+    assert "not converged" in failed.stderr
+
+
+def test_info_and_its_check(run):
+    found = document("info", run.model, "--check")
+    assert found["point"] == "mace"
+    assert found["design"]["channels"] == 4
+    assert found["statistics"]["species"] == [1, 6, 8]
+    assert found["checks"]["rotation"]["passed"]
+    assert found["provenance"]["errors"]["hot"] == run.errors["hot"]
+    text = call("info", run.model).stdout
+    assert all(word in text for word in ("mace", "E0 (eV)", "torch", "errors of hot"))
+
+
+def test_a_check_that_fails_is_a_failure(run, monkeypatch):
+    from equipot.deploy import doctor
+
+    bad = doctor.Check(1.0, "relative", 1e-10, "never well")
+    monkeypatch.setattr(doctor, "check_potential", lambda potential, atoms: {"rotation": bad})
+    assert "fails rotation" in call("info", run.model, "--check", code=1).stderr
+
+
+def test_data(files):
+    found = document("data", files / "train.extxyz", files / "hot.extxyz", "--r-max", 3)
+    assert [file["frames"] for file in found["files"]] == [20, 6]
+    assert found["atomic_energies_source"] == "isolated atoms"
+    assert found["measured"]["structures"] == 26
+    assert {row["element"]: row["atoms"] for row in found["elements"]} == {"H": 78, "C": 13, "O": 13}
+    text = call("data", files / "train.extxyz").stdout
+    assert all(word in text for word in ("REF_energy (23)", "rms force", "shortest distance"))
+
+
+def test_design_show_has_the_published_number_of_parameters():
+    found = document("design", "show", "botnet_element", "--species", "H,C,O")
+    assert found["parameters"] == 2_756_416
+    assert set(found) >= {"axes", "active_parameters", "blocks", "layers", "receptive_field_A", "operations_per_edge"}
+    small = call("design", "show", "mace", "--set", "channels=4", "--species", "H").stdout
+    assert all(word in small for word in ("channels", "body order", "Parameters by block", "Axes that differ"))
+
+
+def test_design_compare_names_the_axes_that_differ():
+    axes = document("design", "compare", "nequip", "nequip_linear")["axes"]
+    assert axes == {"nonlinearity": ["gate", "none"]}
+    assert "self_connection_first" in call("design", "compare", "botnet", "mace").stdout
+
+
+def test_design_list_and_options():
+    assert "botnet" in document("design", "list")["points"]
+    assert document("options", "fit")["fit"]["lr"]["default"] == 0.01
+    assert "md.temperature" in call("options").stdout
+
+
+def test_report(run, tmp_path):
+    out = tmp_path / "again.html"
+    assert call("report", run.folder, "--out", out).stdout.strip() == str(out)
+    assert "Water and methane" in out.read_text(encoding="utf-8")
+
+
+MISTAKES = [
+    (["train"], "nothing to train on"),
+    (["train", "{files}/nothing.xyz"], "nothing.xyz does not exist"),
+    (["train", "{files}/trian.yaml"], "Did you mean"),
+    (["train", "{files}/train.yaml", "{files}/train.extxyz"], "give one YAML configuration"),
+    (["train", "{files}/train.extxyz", "--set", "fit.max_epoch=2"], "Did you mean 'fit.max_epochs'?"),
+    (["train", "{files}/train.extxyz", "--dtype", "float16"], "run.dtype = 'float16'"),
+    (["train", "{files}/train.extxyz", "--device", "cuda:99"], "device 'cuda:99' is not available here"),
+    (["train", "{files}/train.extxyz", "--set", "data.energy_key=E"], "no frame has an energy under 'E'"),
+    (["train", "{files}/train.extxyz", "--resume", "{run}"], "leave out files and --out"),
+    (["train", "--resume", "{files}"], "it is not a run folder that can be resumed"),
+    (["train", "{files}/train.extxyz", "--out", "{run}"], "holds a run already"),
+    (["evaluate", "{files}/train.extxyz", "{files}/hot.extxyz"], "train.extxyz"),
+    (["evaluate", "{files}/none.equipot", "{files}/hot.extxyz"], "none.equipot"),
+    (["evaluate", "{model}", "{files}/hot.extxyz", "{files}/hot.extxyz"], "is given twice"),
+    (["evaluate", "{model}", "{files}/hot.extxyz", "--dtype", "half"], "float32 or float64"),
+    (["evaluate", "{model}", "{files}/hot.extxyz", "--out", "{tmp}/a.nonsense"], "cannot be written"),
+    (["evaluate", "{model}", "{files}/hot.extxyz", "--report", "{files}/hot.extxyz/a.html"], "hot.extxyz"),
+    (["md", "{model}", "{files}/water.extxyz", "--ensemble", "nvt"], "ensemble = 'nvt'"),
+    (["md", "{model}", "{files}/water.extxyz", "--index", "7"], "--index 7 is none of them"),
+    (["md", "{model}", "--out", "{tmp}/none", "--restart"], "there is nothing to restart"),
+    (["md", "{model}", "--out", "{tmp}/none"], "needs a structure"),
+    (["relax", "{model}", "{files}/water.extxyz", "--cell", "full"], "needs three periodic directions"),
+    (["relax", "{model}", "{files}/water.extxyz", "--pressure", "1"], "pressure and mask act on the cell"),
+    (["info", "{files}/train.yaml"], "train.yaml"),
+    (["data", "{files}/train.yaml"], "no format that can be recognised"),
+    (["design", "show", "mase"], "Did you mean 'mace'?"),
+    (["design", "show", "mace", "--species", "H,Q"], "not chemical symbols"),
+    (["design", "show", "mace", "--set", "channels"], "write axis=value"),
+    (["design", "compare", "mace", "nequip", "--set", "layer=1"], "Did you mean 'layers'?"),
+    (["options", "fitt"], "Did you mean 'fit'?"),
+    (["report", "{files}"], "holds no model.equipot"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(m[0])[:60] for m in MISTAKES])
+def test_a_mistake_is_a_message_on_standard_error_and_status_1(run, files, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    places = {"files": files, "run": run.folder, "model": run.model, "tmp": tmp_path}
+    result = runner.invoke(app, [a.format(**places) for a in arguments])
+    assert result.exit_code == 1, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_defect_keeps_its_traceback(run, files, monkeypatch):
+    from equipot.study import evaluate as module
+
+    monkeypatch.setattr(module, "evaluate_file", lambda *_: 1 / 0)
+    result = runner.invoke(app, ["evaluate", str(run.model), str(files / "hot.extxyz")])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train", "--epoch", "3"], ["md"], ["design", "show"]])
+def test_wrong_usage_is_status_2(arguments):
+    assert runner.invoke(app, arguments).exit_code == 2

@@ -1,0 +1,141 @@
+"""The pipeline: what a run leaves, that it can be stopped and resumed, and that nothing loses the model."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from small_runs import SMALL
+
+from equipot import pipeline
+from equipot.config import Config
+from equipot.deploy.md_files import read_thermo
+from equipot.errors import EquipotError
+from equipot.fit.reporter import NullReporter
+from equipot.models.model_file import load_potential, read_model_header
+from equipot.pipeline import train
+from equipot.study.predictions import Predictions
+
+
+def config(files, *settings):
+    return Config.from_yaml(files / "train.yaml", [*SMALL, *settings])
+
+
+def test_a_run_leaves_everything(run):
+    left = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    assert left >= {
+        "model.equipot", "best.equipot", "last.equipot", "last.ckpt", "report.html", "config.yaml", "equipot.log",
+        "metrics.jsonl", "data.json", "errors.json", "scan.json", "run.json", "md/thermo.csv", "md/summary.json",
+        "md/trajectory.extxyz", "predictions/train.npz", "predictions/valid.npz", "predictions/hot.npz",
+    }  # fmt: skip
+    assert run.problems == []
+    assert list(run.errors) == ["train", "valid", "hot"]
+
+
+def test_the_files_say_the_same_as_the_result(run):
+    errors = json.loads((run.folder / "errors.json").read_text())
+    assert errors["hot"]["total"] == run.errors["hot"]
+    assert set(errors["hot"]["config_types"]) == {"water", "methane"}
+    header = read_model_header(run.model)
+    assert header.provenance["errors"] == run.errors
+    assert header.provenance["config"]["data"]["train"] == ["train.extxyz"]
+    reference, predicted = Predictions.load(run.folder / "predictions" / "hot.npz").pairs("forces")
+    rmse = 1000 * np.sqrt(np.mean((predicted - reference) ** 2))
+    assert rmse == pytest.approx(run.errors["hot"]["forces_rmse_meV_per_A"], rel=1e-5)
+    assert len(read_thermo(run.folder / "md")["step"]) == 3
+    assert [len(path.x) for path in run.scan] == [4, 4]
+
+
+def test_the_written_configuration_is_the_one_in_use(run, files):
+    assert Config.from_yaml(run.folder / "config.yaml") == config(files)
+
+
+def test_a_run_is_not_overwritten(run, files):
+    with pytest.raises(EquipotError, match="holds a run already"):
+        train(config(files), run.folder)
+
+
+class Stop(NullReporter):
+    """Presses Ctrl-C in the first step of the second epoch."""
+
+    def step(self, report):
+        if report.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_run_has_a_model_and_resumed_ends_with_the_same_bits(run, files, tmp_path):
+    stopped = train(config(files), tmp_path / "run", reporter=Stop())
+    assert stopped.fit.status == "interrupted"
+    assert stopped.problems == []
+    load_potential(stopped.model, check=True)
+    assert "The training was interrupted" in stopped.report.read_text(encoding="utf-8")
+    resumed = train(Config.from_yaml(tmp_path / "run" / "config.yaml"), tmp_path / "run", resume=True)
+    assert resumed.fit.status == "finished"
+    ours, theirs = load_potential(resumed.model).state_dict(), load_potential(run.model).state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.errors == run.errors
+
+
+def test_resuming_with_another_configuration_names_the_difference(run):
+    changed = Config.from_yaml(run.folder / "config.yaml", ["fit.lr=0.5"])
+    before = (run.folder / "config.yaml").read_bytes()
+    with pytest.raises(EquipotError, match=r"fit\.lr was 0\.01 and is now 0\.5"):
+        train(changed, run.folder, resume=True)
+    assert (run.folder / "config.yaml").read_bytes() == before
+
+
+def broken(*_, **__):
+    raise RuntimeError("the disk is on fire")
+
+
+def test_what_fails_after_the_training_does_not_lose_the_model(files, tmp_path, monkeypatch):
+    for stage in ("evaluate_set", "evaluate_scan", "run_md"):
+        monkeypatch.setattr(pipeline, stage, broken)
+    result = train(config(files, "fit.max_epochs=1"), tmp_path / "run")
+    assert [problem.split(" failed: ")[0] for problem in result.problems] == [
+        "evaluation",
+        "scan",
+        "molecular dynamics",
+    ]
+    load_potential(result.model, check=True)
+    for file in ("equipot.log", "report.html", "run.json"):
+        assert (tmp_path / "run" / file).read_text(encoding="utf-8").count("the disk is on fire") >= 3
+
+
+def test_a_report_that_fails_does_not_lose_the_model_either(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "write_run_report", broken)
+    result = train(config(files, "fit.max_epochs=1", "md=false", "scan=null"), tmp_path / "run")
+    assert len(result.problems) == 1
+    assert result.problems[0].startswith("report failed")
+    load_potential(result.model, check=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["scan.x=angel"], "scan: frame 0 has no 'angel'; it has"),
+        (["scan.file=nowhere.xyz"], "nowhere.xyz does not exist"),
+        (["md.index=99"], "md.index is 99, but the validation set has 2 structures"),
+        (["run.device=cuda:99"], "is not available here"),
+    ],
+)
+def test_what_would_fail_after_the_training_is_found_before(files, tmp_path, settings, message):
+    with pytest.raises(EquipotError, match=message):
+        train(config(files, *settings), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_dynamics_takes_no_more_steps_than_there_is_time_for(files, tmp_path):
+    settings = ["fit.max_epochs=1", "md.steps=100000", "md.max_minutes=0.003", "scan=null"]
+    result = train(config(files, *settings), tmp_path / "run")
+    assert 0 < result.dynamics.step < 10000
+    assert "as many as fit into md.max_minutes" in result.report.read_text(encoding="utf-8")
+
+
+def test_threads_are_those_asked_for_and_restored_after():
+    before = torch.get_num_threads()
+    with pipeline.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
