@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import ase
 import torch
@@ -49,7 +50,8 @@ from equipot.fit.train import FitResult, fit
 from equipot.models.model_file import as_device, as_dtype, read_model_header, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, in_words, md_facts, read_json, write_json, write_text
-from equipot.run_report import write_run_report
+from equipot.run_report import duration, write_run_report
+from equipot.study.cost import estimate
 from equipot.study.evaluate import evaluate_scan, evaluate_set, frame_infos
 from equipot.study.predictions import ScanPath, check_scan
 
@@ -128,8 +130,11 @@ def train(
         leads = distributed.current().rank == 0
         if not resume:
             _check_new(folder)
-        with logging_to(folder / LOG if leads else None), Warnings() as warnings:
+        level = logging.INFO if leads else logging.ERROR
+        with logging_to(folder / LOG if leads else None, level), Warnings() as warnings:
             prepared = prepare(config, place)
+            if leads and not resume:
+                _announce_cost(prepared, config)
             fitted = _fit(config, prepared, folder, resume, reporter)
             result = TrainResult(folder, folder / MODEL, fitted, leads=leads)
             if leads:
@@ -223,6 +228,16 @@ def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporte
     )
 
 
+def _announce_cost(prepared: Prepared, config: Config) -> None:
+    """Says how long the training will take, before it does."""
+    cost = estimate(prepared.potential, prepared.data.train, prepared.data.valid, config.fit, repeats=2)
+    limit = "" if config.fit.max_minutes else "; fit.max_minutes sets a limit"
+    logger.info(
+        "%d epochs of %d steps, about %s %s on one process%s",
+        cost.epochs, cost.steps_per_epoch, *duration(60.0 * cost.minutes), limit,
+    )  # fmt: skip
+
+
 class _FirstFiles(NullReporter):
     """Writes configuration and data as soon as the training has accepted them, and not before."""
 
@@ -273,7 +288,7 @@ def _evaluate(prepared: Prepared, result: TrainResult) -> None:
     data, document = prepared.data, {}
     for name, dataset in {"train": data.train, "valid": data.valid, **data.tests}.items():
         found = evaluate_set(prepared.potential, dataset)
-        found.predictions.save(result.folder / "predictions" / f"{name}.npz")
+        found.predictions.save(result.folder / "predictions" / f"{quote(name, safe=' ')}.npz")
         result.errors[name] = found.table.total
         document[name] = found.as_dict()
         logger.info("errors of %s (%d structures): %s", name, len(dataset), in_words(found.table.total))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -86,7 +87,7 @@ def _set_errors(values: Json) -> SetErrors:
 
 
 def _predictions(folder: Path, order: list[str]) -> dict[str, Predictions]:
-    found = {path.stem: path for path in sorted(folder.glob("*.npz"))} if folder.is_dir() else {}
+    found = {unquote(path.stem): path for path in sorted(folder.glob("*.npz"))} if folder.is_dir() else {}
     names = [name for name in order if name in found] + [name for name in found if name not in order]
     return {name: Predictions.load(found[name]) for name in names}
 
@@ -124,7 +125,8 @@ def _headlines(
     )
     if "fit" in run:
         fit = run["fit"]
-        note = f"{fit['epochs']} epochs, {significant(fit['steps'])} steps; {run['device']}, {run['threads']} threads"
+        threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
+        note = f"{fit['epochs']} epochs, {significant(fit['steps'])} steps; {run['device']}, {threads}"
         found.append(Headline("Training", *duration(fit["seconds"]), note))
     if dynamics is not None and len(dynamics.thermo["time_fs"]):
         length = float(dynamics.thermo["time_fs"][-1]) / 1000.0

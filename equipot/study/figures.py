@@ -137,10 +137,9 @@ def parity(quantity: str, name: str, colour: str, reference: np.ndarray, predict
         upper.xaxis.set_major_locator(MaxNLocator(5))
         upper.yaxis.set_major_locator(MaxNLocator(5))
         lower.yaxis.set_major_locator(MaxNLocator(3, symmetric=True))
-        upper.text(0.04, 0.94, rmse, transform=upper.transAxes, va="top")
         figure.align_ylabels()
     alt = f"Predicted against reference {quantity} of {name}: {len(reference)} values, {rmse}"
-    return Panel(f"{quantity}-{name}", name, alt, figure)
+    return Panel(f"{quantity}-{name}", name, alt, figure, rmse)
 
 
 _PARITY = {
@@ -240,7 +239,7 @@ def scan(name: str, x_name: str, x: np.ndarray, reference: np.ndarray, predicted
         figure.align_ylabels()
     rmse = significant(_rmse(predicted - reference) * MEV)
     alt = f"Energy along {name}: RMSE {rmse} meV, range {significant(float(np.ptp(reference) * MEV))} meV"
-    return Panel(f"scan-{name}", name, alt, figure)
+    return Panel(f"scan-{name}", name, alt, figure, f"RMSE {rmse} meV")
 
 
 def dynamics(thermo: Mapping[str, np.ndarray], num_atoms: int, target: float | None) -> list[Panel]:

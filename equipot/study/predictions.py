@@ -50,8 +50,7 @@ class Predictions:
     def pairs(self, quantity: Quantity) -> tuple[np.ndarray, np.ndarray]:
         """Returns references and predictions of one quantity where both exist, flat.
 
-        Energies are (E − Σ E0)/N in eV/atom, forces and stresses single components; of a stress those six that
-        are independent.
+        Energies are (E − Σ E0)/N in eV/atom, forces and stresses single components, of a stress all nine.
         """
         if quantity == "energies":
             both = (self.energy_reference, self.energy_predicted)
@@ -59,9 +58,7 @@ class Predictions:
         elif quantity == "forces":
             reference, predicted = self.forces_reference.ravel(), self.forces_predicted.ravel()
         else:
-            rows, columns = np.triu_indices(3)
-            reference = self.stress_reference[:, rows, columns].ravel()
-            predicted = self.stress_predicted[:, rows, columns].ravel()
+            reference, predicted = self.stress_reference.ravel(), self.stress_predicted.ravel()
         known = np.isfinite(reference) & np.isfinite(predicted)
         return reference[known], predicted[known]
 

@@ -28,7 +28,7 @@ INK = "#1f2328"
 
 _FONT = "DejaVu Sans"
 _STACK = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": _FONT,
     "font.size": 9.0,
     "axes.labelsize": 9.0,
@@ -73,12 +73,19 @@ class Panel:
         title: What is shown, in a few words.
         alt: The same for those who cannot see it, with the numbers that matter.
         figure: The drawing.
+        note: A few words beside the title, such as the error.
     """
 
     name: str
     title: str
     alt: str
     figure: Figure
+    note: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """The name as the id of an element of a page."""
+        return re.sub(r"\s+", "-", f"figure-{self.name}")
 
     def svg(self) -> str:
         """Returns an inline SVG element whose ink follows the colour of the text around it."""
@@ -90,7 +97,7 @@ class Panel:
     def save_png(self, path: str, dpi: int = 160) -> None:
         """Writes the picture on white paper, for slides and for looking at."""
         with styled():
-            self.figure.suptitle(self.title, fontsize=10, fontweight="bold", x=0.02, ha="left")
+            self.figure.suptitle(f"{self.title}  {self.note}", fontsize=10, fontweight="bold", x=0.02, ha="left")
             self.figure.savefig(path, dpi=dpi, facecolor="white")
 
 
@@ -147,9 +154,10 @@ def significant(value: Any, digits: int = 3) -> str:
         return str(value)
     if isinstance(value, int | np.integer):
         return f"{value:,}".replace(",", " ")
-    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+    size = abs(float(value))
+    if size != 0 and not 1e-4 <= size < 1e7:
         return f"{value:.{digits - 1}e}".replace("-", "−")
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    decimals = max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
@@ -177,7 +185,7 @@ def _inline(svg: str, name: str, alt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor").replace(f"'{_FONT}'", _STACK)
-    prefix = re.sub(r"[^A-Za-z0-9]+", "-", name)
+    prefix = re.sub(r"[^A-Za-z0-9]", lambda found: f"-{ord(found[0]):x}-", name)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)

@@ -47,7 +47,7 @@ def test_parity_shows_the_error_and_units_and_stays_small(quantity, count):
     panel = figures.parity(quantity, "set", "#0072B2", reference, reference + 0.05)
     upper, lower = panel.figure.axes
     unit = {"energies": "eV/atom", "forces": "eV/Å", "stresses": "eV/Å³"}[quantity]
-    assert upper.texts[0].get_text() == f"RMSE 50.0 m{unit}"
+    assert panel.note == f"RMSE 50.0 m{unit}"
     assert f"(m{unit})" in lower.get_ylabel()
     assert f"({unit})" in lower.get_xlabel()
     assert upper.get_xlim() == upper.get_ylim()

@@ -80,15 +80,14 @@ def test_errors_are_those_of_the_metrics(potential, dataset, predicted):
     [
         ("energies", "energy_rmse_meV_per_atom", 3),
         ("forces", "forces_rmse_meV_per_A", 3 * (3 + 1 + 1)),
-        ("stresses", None, 6),
+        ("stresses", "stress_rmse_meV_per_A3", 9),
     ],
 )
 def test_pairs_are_what_has_a_label(predicted, quantity, name, count):
     reference, found = predicted[0].pairs(quantity)
     assert len(reference) == count
-    if name:
-        rmse = 1000 * np.sqrt(np.mean((found - reference) ** 2))
-        assert rmse == pytest.approx(predicted[1].total[name], rel=1e-10)
+    rmse = 1000 * np.sqrt(np.mean((found - reference) ** 2))
+    assert rmse == pytest.approx(predicted[1].total[name], rel=1e-10)
 
 
 def test_energies_are_relative_to_isolated_atoms_and_per_atom(dataset, predicted):
