@@ -175,7 +175,8 @@ class ReferenceProduct(nn.Module):
         out: list[Tensor | None] = [None] * len(self.description.irreps_out)
         for (n, nu), w in zip(self.terms, weights, strict=True):
             monomials = products[nu - 1].index_select(0, buffers[f"used_{n}_{nu}"])
-            paths = (buffers[f"U_{n}_{nu}"] @ monomials).view(-1, w.shape[0], node, channel)
+            dim = self.description.irreps_out[n].dim
+            paths = (buffers[f"U_{n}_{nu}"] @ monomials).view(dim, w.shape[0], node, channel)
             term = (paths * w.index_select(1, species)).sum(dim=1)
             previous = out[n]
             out[n] = term if previous is None else previous + term

@@ -20,7 +20,9 @@ PRESENT = 1e-9
 OPEN = (False, False, False)
 
 
-def layer_output(model: Potential, layer: Interaction, h: torch.Tensor, s: Structure, kept: tuple[int, ...]) -> torch.Tensor:
+def layer_output(
+    model: Potential, layer: Interaction, h: torch.Tensor, s: Structure, kept: tuple[int, ...]
+) -> torch.Tensor:
     """h' of atom 0 of a star: it sees the kept neighbours, whose features h are given and fixed."""
     vectors = torch.from_numpy(s.positions[list(kept)] - s.positions[0]).reshape(-1, 3)
     numbers = torch.from_numpy(s.numbers)
@@ -69,7 +71,14 @@ def test_a_layer_correlates_as_many_neighbours_as_its_design_says(case):
 
 @pytest.mark.parametrize(
     ("case", "polynomial"),
-    [("ace", True), ("botnet", True), ("mace", True), ("nequip_linear", True), ("nequip", False), ("nequip, rms", False)],
+    [
+        ("ace", True),
+        ("botnet", True),
+        ("mace", True),
+        ("nequip_linear", True),
+        ("nequip", False),
+        ("nequip, rms", False),
+    ],
 )
 def test_which_points_are_polynomial(case, polynomial):
     """The table of the paper, not the code's own word: gated NequIP alone has messages of unbounded order."""
@@ -179,7 +188,9 @@ def test_the_energy_of_gated_nequip_has_no_highest_order():
 
 def test_one_layer_reaches_its_cutoff_and_T_layers_T_times_as_far():
     """Receptive field: an atom's energy changes with atoms T steps away along a chain, and no further."""
-    chain = Structure(np.arange(5)[:, None] * np.array([[2.0, 0.3, 0.0]]), np.zeros((3, 3)), OPEN, np.array([6, 1, 8, 1, 6]))
+    chain = Structure(
+        np.arange(5)[:, None] * np.array([[2.0, 0.3, 0.0]]), np.zeros((3, 3)), OPEN, np.array([6, 1, 8, 1, 6])
+    )
     for layers in (1, 2, 3):
         model = Potential(point("botnet", layers=layers), STATISTICS, dtype=torch.float64)
         graph = chain.graph()

@@ -160,7 +160,10 @@ def test_two_clusters_out_of_reach_are_two_systems(case):
     model = potential(case)
     a, b = cluster(4, seed=1), cluster(3, seed=2)
     far = Structure(
-        np.vstack([a.positions, b.positions + np.array([50.0, 0, 0])]), a.cell, OPEN, np.concatenate([a.numbers, b.numbers])
+        np.vstack([a.positions, b.positions + np.array([50.0, 0, 0])]),
+        a.cell,
+        OPEN,
+        np.concatenate([a.numbers, b.numbers]),
     )
     apart = evaluate(model, batch_graphs([a.graph(), b.graph()]))
     together = evaluate(model, far.graph())
