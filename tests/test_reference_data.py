@@ -59,9 +59,7 @@ def test_files_hold_complete_labels(path):
     frames = read(path)
     assert len(frames) == COUNTS[path]
     assert len({str(frame.symbols) for frame in frames}) == 1
-    isolated = {
-        str(atom.symbols): atom.info["REF_energy"] for atom in read(path.parent / "isolated_atoms.xyz.gz")
-    }
+    isolated = {str(atom.symbols): atom.info["REF_energy"] for atom in read(path.parent / "isolated_atoms.xyz.gz")}
     for frame in frames:
         forces = frame.arrays["REF_forces"]
         assert forces.shape == (len(frame), 3)
@@ -105,9 +103,7 @@ def test_temperature_sets_energy_and_forces():
 
 def test_training_and_test_come_from_different_trajectories():
     names = ("train_300K", "valid_300K", "test_300K", "test_600K", "test_1200K")
-    trajectories = [
-        {frame.info["trajectory"] for frame in read(MOLECULE / f"{name}.xyz.gz")} for name in names
-    ]
+    trajectories = [{frame.info["trajectory"] for frame in read(MOLECULE / f"{name}.xyz.gz")} for name in names]
     assert sum(map(len, trajectories)) == len(set().union(*trajectories)) == 60
     assert force_rms(read(MOLECULE / "train_300K.xyz.gz")) == pytest.approx(
         force_rms(read(MOLECULE / "test_300K.xyz.gz")), rel=0.05

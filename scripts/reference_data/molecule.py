@@ -25,6 +25,8 @@ METHOD = "GFN2-xTB"
 SEED = 3
 FRICTION = 0.02
 """Langevin friction, 1/fs."""
+BROKEN, FORMED = 1.5, 1.2
+"""A bond's length relative to the sum of the covalent radii, above which it is broken, below which formed."""
 DIHEDRALS = {"alpha": (13, 8, 7, 6), "beta": (8, 7, 6, 3), "gamma": (7, 6, 3, 2)}
 """α = C(NH2)-C-O-CH2, β = C-O-CH2-C, γ = O-CH2-C-C; atoms in the order of the SMILES."""
 PLANES = ((71.0, 120.0), (67.0, 150.0), (151.0, 180.0))
@@ -102,6 +104,7 @@ def _facts(quick: bool) -> dict:
         "positions_rounded_before_labelling_to_A": 10.0**-POSITION_DECIMALS,
         "seed": SEED,
         "friction_per_fs": FRICTION,
+        "bond_lengths_relative_to_covalent_radii": {"broken_above": BROKEN, "formed_below": FORMED},
         "dihedral_atoms": DIHEDRALS,
         "scan_planes_alpha_beta_degrees": PLANES,
         "quick": quick,
@@ -122,9 +125,7 @@ def _conformers(molecule: Chem.Mol, count: int) -> list[Atoms]:
     return conformers
 
 
-def _sample(
-    molecule: Chem.Mol, dynamics: Dynamics, starts: list[Atoms], first: int
-) -> tuple[list[Atoms], dict]:
+def _sample(molecule: Chem.Mol, dynamics: Dynamics, starts: list[Atoms], first: int) -> tuple[list[Atoms], dict]:
     """Frames of several trajectories, shuffled across them, and what is to be known of them."""
     frames, energies, rejected = [], [], 0
     for index, start in enumerate(starts, first):
@@ -143,9 +144,7 @@ def _sample(
     return [frames[i] for i in order], fact
 
 
-def _trajectory(
-    molecule: Chem.Mol, dynamics: Dynamics, start: Atoms, index: int
-) -> tuple[list[Atoms], np.ndarray]:
+def _trajectory(molecule: Chem.Mol, dynamics: Dynamics, start: Atoms, index: int) -> tuple[list[Atoms], np.ndarray]:
     """Langevin dynamics from one conformer.
 
     The trajectory ends early when the self-consistent field fails or the bonds are no longer those of the
@@ -196,13 +195,16 @@ def _frame(atoms: Atoms, dynamics: Dynamics, index: int) -> Atoms:
 
 
 def _intact(molecule: Chem.Mol, positions: np.ndarray) -> bool:
-    """Whether all bonds are shorter, all other pairs longer than 1.3 times the sum of covalent radii."""
-    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
-    limits = 1.3 * (covalent_radii[numbers][:, None] + covalent_radii[numbers][None, :])
-    distances = np.linalg.norm(positions[:, None] - positions[None, :], axis=-1)
+    """Whether no bond is broken and none formed.
+
+    A bond is broken beyond `BROKEN` times the sum of the covalent radii (a C-H bond at 1.6 Å: at 1200 K they
+    reach 1.42 Å and come back); other atoms are bonded within `FORMED` times the sum.
+    """
+    radii = covalent_radii[[atom.GetAtomicNum() for atom in molecule.GetAtoms()]]
+    ratios = np.linalg.norm(positions[:, None] - positions[None, :], axis=-1) / (radii[:, None] + radii)
     bonded = Chem.GetAdjacencyMatrix(molecule).astype(bool)
-    pairs = np.triu(np.ones_like(bonded), 1)
-    return bool(((distances < limits) == bonded)[pairs].all())
+    others = ~bonded & ~np.eye(len(radii), dtype=bool)
+    return bool(ratios[bonded].max() < BROKEN and ratios[others].min() > FORMED)
 
 
 def _autocorrelation_time(series: list[np.ndarray]) -> float:
