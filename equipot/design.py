@@ -5,13 +5,14 @@ A design holds exactly what changes the function being learned. What is measured
 """
 
 import difflib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from equipot.errors import EquipotError
 
 Channels = int | tuple[int, ...]
+Width = Annotated[int, Field(ge=1)]
 
 
 class Design(BaseModel):
@@ -34,7 +35,7 @@ class Design(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # the graph
-    r_max: float = Field(5.0, gt=0, description="cutoff radius, Å")
+    r_max: float = Field(5.0, gt=0, allow_inf_nan=False, description="cutoff radius, Å")
     layers: int = Field(2, ge=1, le=12, description="number of interaction layers T")
 
     # symmetry and width
@@ -63,7 +64,7 @@ class Design(BaseModel):
         "mlp",
         description="from the basis to the weights of each path and channel; per sender's element if species",
     )
-    radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="hidden widths of the radial MLP")
+    radial_mlp: tuple[Width, ...] = Field((64, 64, 64), description="hidden widths of the radial MLP")
     radial_scaling: Literal["e3nn", "nequip"] = Field(
         "e3nn", description="scaling inside the radial MLP: e3nn's FullyConnectedNet or nequip ≥ 0.7's"
     )
@@ -77,7 +78,7 @@ class Design(BaseModel):
     element_embedding: Literal["linear", "table"] = Field(
         "linear", description="h⁰: one-hot through a normalised linear map, or a plain table"
     )
-    embedding_channels: int | None = Field(None, description="width of h⁰; default the scalar channels")
+    embedding_channels: Width | None = Field(None, description="width of h⁰; default the scalar channels")
     edge_vector: Literal["to_receiver", "to_sender"] = Field(
         "to_receiver", description="r̂ in Y: r_i − r_j (BOTNet, MACE) or r_j − r_i (NequIP)"
     )
@@ -199,7 +200,6 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
          "trainable_shift=True needs shift='mean' to start from"),
         (d.scale == "none" and d.trainable_scale,
          "trainable_scale=True needs scale='force_rms' or 'energy_std' to start from"),
-        (d.readout == "two_linear" and d.readout_hidden < 1, "readout='two_linear' needs readout_hidden ≥ 1"),
         (d.neighbour_normalisation in ("none", "density") and d.neighbour_count != "global",
          f"neighbour_count={d.neighbour_count!r} has no effect with "
          f"neighbour_normalisation={d.neighbour_normalisation!r}; set it to 'global'"),

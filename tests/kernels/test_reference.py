@@ -24,8 +24,8 @@ from equipot.o3 import (
     wigner_D,
 )
 
-ALL = [Irrep(l, p) for l in range(3) for p in (-1, 1)]
-NATURAL = [Irrep.natural(l) for l in range(3)]
+ALL = [Irrep(ell, p) for ell in range(3) for p in (-1, 1)]
+NATURAL = [Irrep.natural(ell) for ell in range(3)]
 CONVOLUTIONS = {
     "scalars": convolution(Irreps("3x0e"), 2, NATURAL),
     "unequal multiplicities": convolution(Irreps("4x0e + 3x1o + 2x2e"), 2, ALL),
