@@ -36,7 +36,7 @@ class RunOptions(_Section):
     seed: int = Field(0, ge=0, description="seed of the initial weights, and of split and data order if not given")
     device: str = Field("auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of the model")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: as torch chooses")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: one or all, whichever is faster")
 
 
 class ScanOptions(_Section):

@@ -51,7 +51,7 @@ from equipot.models.model_file import as_device, as_dtype, read_model_header, sa
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, in_words, md_facts, read_json, write_json, write_text
 from equipot.run_report import duration, write_run_report
-from equipot.study.cost import estimate
+from equipot.study.cost import estimate, fastest_training_threads, threads
 from equipot.study.evaluate import evaluate_scan, evaluate_set, frame_infos
 from equipot.study.predictions import ScanPath, check_scan
 
@@ -133,6 +133,7 @@ def train(
         level = logging.INFO if leads else logging.ERROR
         with logging_to(folder / LOG if leads else None, level), Warnings() as warnings:
             prepared = prepare(config, place)
+            config = _with_threads(config, prepared)
             if leads and not resume:
                 _announce_cost(prepared, config)
             fitted = _fit(config, prepared, folder, resume, reporter)
@@ -152,17 +153,6 @@ def default_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return str(as_device(name))
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """A context in which torch uses so many CPU threads; None leaves its choice."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
@@ -226,6 +216,20 @@ def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporte
         reporter=reporters,
         save_model=save,
     )
+
+
+def _with_threads(config: Config, prepared: Prepared) -> Config:
+    """Uses the number of CPU threads that is set, else the faster one, and returns the configuration with it.
+
+    A resumed run takes the number from its configuration, so that its sums have the same bits.
+    """
+    on_cpu = next(prepared.potential.parameters()).device.type == "cpu"
+    if config.run.threads is not None or not on_cpu or torch.get_num_threads() == 1:
+        return config
+    count = fastest_training_threads(prepared.potential, prepared.data.train, config.fit)
+    logger.info("CPU threads: %d, the faster of 1 and %d (run.threads sets it)", count, torch.get_num_threads())
+    torch.set_num_threads(count)
+    return config.model_copy(update={"run": config.run.model_copy(update={"threads": count})})
 
 
 def _announce_cost(prepared: Prepared, config: Config) -> None:

@@ -24,6 +24,11 @@ Dtype = Annotated[
     str | None, typer.Option(help="float32 or float64; default: as the model was saved.", rich_help_panel="Run")
 ]
 
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads; default: one or all, whichever is faster.", rich_help_panel="Run"),
+]
+
 INTERRUPTED = 130
 
 

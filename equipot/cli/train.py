@@ -146,9 +146,9 @@ def _files(result: "TrainResult") -> list[list[str]]:
 
 def _print_plan(config: "Config", folder: Path, json: bool) -> None:
     from equipot.fit.reporter import logging_to
-    from equipot.pipeline import default_device, prepare, threads
+    from equipot.pipeline import default_device, prepare
     from equipot.run_record import data_facts
-    from equipot.study.cost import estimate
+    from equipot.study.cost import estimate, threads
 
     with logging_to(None), threads(config.run.threads):
         prepared = prepare(config, default_device(config.run.device))

@@ -1,6 +1,7 @@
 """`equipot evaluate`, `md`, `relax`: a trained potential at work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from equipot.cli.output import (
     Device,
     Dtype,
     Json,
+    Threads,
     command,
     error_rows,
     note,
@@ -25,8 +27,11 @@ from equipot.errors import EquipotError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from equipot.data.dataset import Dataset
+    from equipot.deploy.ase_calculator import EquipotCalculator
     from equipot.deploy.md import MDResult
     from equipot.deploy.relaxation import RelaxResult
+    from equipot.models.potential import Potential
     from equipot.study.evaluate import Evaluated
 
 Model = Annotated[Path, typer.Argument(help="Model file.", show_default=False)]
@@ -47,21 +52,28 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     batch_size: Annotated[int, typer.Option(min=1, help="Structures evaluated at a time.")] = 16,
     device: Device = None,
     dtype: Dtype = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Compare a model with reference energies, forces and stresses.
 
     Prints the errors for each file, and for each config_type where a file has several.
     """
+    from equipot.data.load import load_set
     from equipot.data.options import Keys
     from equipot.models.model_file import load_potential
-    from equipot.study.evaluate import evaluate_file, write_predictions
+    from equipot.study.cost import threads as using
+    from equipot.study.evaluate import evaluate_set, write_predictions
 
     potential = load_potential(model, device=device or "cpu", dtype=dtype, check=True)
     keys = Keys(energy=energy_key, forces=forces_key, stress=stress_key)
-    found = {
-        name: evaluate_file(potential, path, keys, batch_size) for name, path in zip(_names(files), files, strict=True)
+    sets = {
+        name: load_set(str(path), potential.r_max, potential.statistics, keys)[0]
+        for name, path in zip(_names(files), files, strict=True)
     }
+    work = partial(_evaluate_some, potential, next(iter(sets.values())), batch_size)
+    with using(_thread_count(threads, device, work)):
+        found = {name: evaluate_set(potential, dataset, batch_size) for name, dataset in sets.items()}
     documents = {name: each.as_dict() for name, each in found.items()}
     if out is not None:
         note(f"{write_predictions(out, list(found.values()))} structures with predictions are in {out}.")
@@ -73,6 +85,33 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
         return
     headings, rows = error_rows(documents)
     print_table(f"Errors of {model}", headings, rows)
+
+
+def _evaluate_some(potential: "Potential", dataset: "Dataset", batch_size: int) -> None:
+    """Evaluates one batch, to see how long it takes."""
+    from equipot.geometry.derivatives import evaluate as derivatives
+
+    derivatives(potential, dataset.batch(range(min(batch_size, len(dataset)))).graph)
+
+
+def _thread_count(given: int | None, device: str | None, work: Callable[[], object]) -> int | None:
+    """Returns the number of CPU threads to use; None leaves torch's, on a GPU."""
+    from equipot.study.cost import fastest_threads
+
+    return given if given is not None or (device or "cpu") != "cpu" else fastest_threads(work)
+
+
+def _calculator(model: Path, device: str | None, dtype: str | None) -> "EquipotCalculator":
+    from equipot.deploy.ase_calculator import EquipotCalculator
+
+    return EquipotCalculator(model, device=device, dtype=dtype)
+
+
+def _step(calculator: "EquipotCalculator", atoms: "Atoms") -> Callable[[], object]:
+    """Returns the work of one step with these atoms; none where they cannot be evaluated."""
+    if len(atoms) == 0 or set(atoms.numbers.tolist()) - set(calculator.potential.statistics.species):
+        return lambda: None
+    return partial(calculator.calculate, atoms, ["energy"])
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -119,6 +158,7 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
     index: Index = -1,
     device: Device = None,
     dtype: Dtype = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Run molecular dynamics with a model.
@@ -127,13 +167,17 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
     explodes; Ctrl-C keeps everything, and --restart goes on from there.
     """
     from equipot.deploy.md import run_md
-    from equipot.pipeline import md_facts
+    from equipot.run_record import md_facts
+    from equipot.study.cost import threads as using
 
     chosen = _restarted(out, options) if restart else MDOptions(**options)
     atoms = None if structure is None else _read_structure(structure, index)
-    with progress_bar("dynamics") as show:
+    calculator = _calculator(model, device, dtype)
+    start = _restart_atoms(out) if atoms is None and restart else atoms
+    work = _step(calculator, start) if start is not None else lambda: None
+    with using(_thread_count(threads, device, work)), progress_bar("dynamics") as show:
         result = run_md(
-            model, atoms, chosen, out, restart=restart, device=device, dtype=dtype,
+            calculator, atoms, chosen, out, restart=restart,
             progress=lambda row, steps: show(row.step, steps, f"{row.temperature_K:.0f} K"),
         )  # fmt: skip
     facts = {**md_facts(result, chosen.model_dump(mode="json")), "folder": str(out)}
@@ -151,6 +195,12 @@ def _restarted(folder: Path, options: dict[str, Any]) -> MDOptions:
     from equipot.deploy.md_files import read_restart
 
     return read_restart(folder).options.replace(**options)
+
+
+def _restart_atoms(folder: Path) -> "Atoms":
+    from equipot.deploy.md_files import read_restart
+
+    return read_restart(folder).atoms
 
 
 def _print_dynamics(result: "MDResult", options: MDOptions) -> None:
@@ -180,6 +230,7 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     index: Index = -1,
     device: Device = None,
     dtype: Dtype = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Relax a structure, and its cell if asked to, to a minimum of the energy.
@@ -188,12 +239,14 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     """
     from equipot.deploy.md_files import append_frame
     from equipot.deploy.relaxation import relax as run
+    from equipot.study.cost import threads as using
 
     chosen = RelaxOptions(**options)
     atoms = _read_structure(structure, index)
-    with progress_bar("relaxation") as show:
+    calculator = _calculator(model, device, dtype)
+    with using(_thread_count(threads, device, _step(calculator, atoms))), progress_bar("relaxation") as show:
         result = run(
-            model, atoms, chosen, trajectory=trajectory, device=device, dtype=dtype,
+            calculator, atoms, chosen, trajectory=trajectory,
             progress=lambda step, energy, fmax: show(step, chosen.steps, f"E {energy:.6f} eV, fmax {fmax:.4f} eV/Å"),
         )  # fmt: skip
     out = out or structure.with_name(f"{structure.name.split('.')[0]}-relaxed.extxyz")

@@ -1,6 +1,8 @@
-"""What a training run will cost, measured on a few steps before it starts."""
+"""What a training run will cost, and with how many threads it is fastest: measured before it starts."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,3 +97,44 @@ def _time_step(potential: Potential, train: Dataset, indices: list[int], options
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """A context in which torch uses so many CPU threads; None leaves its choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fastest_threads(work: Callable[[], object], repeats: int = 3) -> int:
+    """Returns 1 or the number of threads that torch would use, whichever does the work in less time.
+
+    Small structures are often much faster with one thread: threads that wait for each other after every small
+    operation, on cores that are shared with other programs or limited by a container, can cost a factor of ten.
+
+    Args:
+        work: Something short that is typical of what is to be done.
+        repeats: How often it is done with either number, after once to warm up.
+    """
+    many = torch.get_num_threads()
+    seconds = {count: _time_with(count, work, repeats) for count in sorted({1, many})}
+    return many if seconds[many] < 0.9 * seconds[1] else 1
+
+
+def fastest_training_threads(potential: Potential, train: Dataset, options: FitOptions) -> int:
+    """Returns `fastest_threads` for steps of a training."""
+    indices = minibatches([int(n) for n in train.num_atoms], options, 0)[0]
+    return fastest_threads(lambda: _time_step(potential, train, indices, options))
+
+
+def _time_with(count: int, work: Callable[[], object], repeats: int) -> float:
+    with threads(count):
+        work()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return time.perf_counter() - started

@@ -238,7 +238,7 @@ def test_a_mistake_is_a_message_on_standard_error_and_status_1(run, files, tmp_p
 def test_a_defect_keeps_its_traceback(run, files, monkeypatch):
     from equipot.study import evaluate as module
 
-    monkeypatch.setattr(module, "evaluate_file", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "evaluate_set", lambda *_: 1 / 0)
     result = runner.invoke(app, ["evaluate", str(run.model), str(files / "hot.extxyz")])
     assert isinstance(result.exception, ZeroDivisionError)
 

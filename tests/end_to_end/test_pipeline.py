@@ -134,8 +134,12 @@ def test_dynamics_takes_no_more_steps_than_there_is_time_for(files, tmp_path):
     assert "as many as fit into md.max_minutes" in result.report.read_text(encoding="utf-8")
 
 
-def test_threads_are_those_asked_for_and_restored_after():
-    before = torch.get_num_threads()
-    with pipeline.threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
+def test_the_faster_number_of_threads_is_used_written_down_and_taken_back(files, tmp_path, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(pipeline, "fastest_training_threads", lambda *_: before + 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    settings = ["fit.max_epochs=1", "run.threads=null", "md=false", "scan=null", "data.tests={}"]
+    train(config(files, *settings), tmp_path / "run")
+    assert seen == [4, before + 1, 4]
+    assert Config.from_yaml(tmp_path / "run" / "config.yaml").run.threads == before + 1

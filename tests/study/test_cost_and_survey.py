@@ -15,7 +15,8 @@ from equipot.fit.options import FitOptions
 from equipot.models.potential import Potential
 from equipot.points import ace
 from equipot.statistics import Statistics
-from equipot.study.cost import estimate
+from equipot.study import cost as cost_module
+from equipot.study.cost import estimate, fastest_threads, threads
 from equipot.study.survey import survey
 
 
@@ -79,3 +80,27 @@ def test_survey_refuses_what_training_would(tmp_path):
     ase.io.write(tmp_path / "w.extxyz", atoms)
     with pytest.raises(EquipotError, match="energi"):
         survey(DataOptions(train=tmp_path / "w.extxyz"), 3.0)
+
+
+def test_threads_are_those_asked_for_and_restored_after():
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    with threads(None):
+        assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("one", "many", "chosen"), [(1.0, 0.5, 4), (1.0, 0.95, 1), (1.0, 10.0, 1)])
+def test_more_threads_are_used_only_where_they_are_clearly_faster(monkeypatch, one, many, chosen):
+    clock, seconds = [0.0], {1: one, 4: many}
+    used = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: used[-1])
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(cost_module.time, "perf_counter", lambda: clock[0])
+
+    def work():
+        clock[0] += seconds[used[-1]]
+
+    assert fastest_threads(work) == chosen
+    assert used[-1] == 4
