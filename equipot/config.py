@@ -110,9 +110,12 @@ class Config(_Section):
             raise EquipotError(f"{source}: there is no section 'data'; write data: {{train: my.extxyz}}.")
         run = _section(RunOptions, "run", merged.get("run"), source)
         seeded = {key: {"seed": run.seed, **_mapping(merged.get(key), key, source)} for key in ("data", "fit")}
+        design = _design(merged.get("design"), source)
+        if design.design.energy_reference == "least_squares":
+            seeded["data"].setdefault("atomic_energies", "least_squares")
         return cls(
             data=_section(DataOptions, "data", seeded["data"], source),
-            design=_design(merged.get("design"), source),
+            design=design,
             fit=_section(FitOptions, "fit", seeded["fit"], source),
             run=run,
             md=_dynamics(merged.get("md", {}), source),

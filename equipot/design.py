@@ -157,6 +157,15 @@ class Design(BaseModel):
         """
         return Design(**{**self.model_dump(), **axes})
 
+    def with_reference(self, source: str) -> "Design":
+        """Returns the design with the energy reference that the data gave.
+
+        Args:
+            source: `Statistics.atomic_energies_source`. A design with a mean shift keeps it.
+        """
+        measured = {"given": "isolated_atoms"}.get(source, source)
+        return self if self.energy_reference == "mean_shift" else self.replace(energy_reference=measured)
+
     def differences(self, other: "Design") -> dict[str, tuple[Any, Any]]:
         """Returns the axes whose values differ, as {axis: (self's, other's)}."""
         mine, theirs = self.model_dump(), other.model_dump()

@@ -162,8 +162,8 @@ def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
         config: The configuration.
         place: Device of the potential.
     """
-    design = config.design.design
-    data = load(config.data, design.r_max)
+    data = load(config.data, config.design.design.r_max)
+    design = config.design.design.with_reference(data.statistics.atomic_energies_source)
     announce(data)
     _check_later_files(config, data)
     potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)

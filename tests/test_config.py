@@ -170,3 +170,10 @@ def test_every_key_has_a_meaning_and_the_defaults_are_those_in_use(section):
         "weight_decay_on",
     }
     assert differing <= allowed, "defaults differ by more than tuples written as lists"
+
+
+def test_a_design_with_fitted_reference_energies_asks_the_data_for_them() -> None:
+    raw = {"data": {"train": "a.xyz"}, "design": {"name": "mace", "energy_reference": "least_squares"}}
+    assert Config.from_dict(raw).data.atomic_energies == "least_squares"
+    given = {"data": {"train": "a.xyz", "atomic_energies": {"H": -13.6}}, "design": raw["design"]}
+    assert Config.from_dict(given).data.atomic_energies == {"H": -13.6}
