@@ -161,9 +161,9 @@ class ReferenceProduct(nn.Module):
     def forward(
         self,
         A: Float[Tensor, "node lm channel"],
-        weights: list[Float[Tensor, "path species channel"]],
+        weights: list[Float[Tensor, "_path species channel"]],
         species: Int[Tensor, " node"],
-    ) -> list[Float[Tensor, "node m channel"]]:
+    ) -> list[Float[Tensor, "node _m channel"]]:
         """Returns B per output irrep; `weights` has one tensor for each of `terms`, in that order."""
         node, _, channel = A.shape
         buffers = dict(self.named_buffers())
@@ -184,12 +184,12 @@ class ReferenceProduct(nn.Module):
         return [(zeros[n] if B is None else B).transpose(0, 1) for n, B in enumerate(out)]
 
 
-def irreps_split(x: Float[Tensor, "node dim"], irreps: Irreps) -> list[Float[Tensor, "node m channel"]]:
+def irreps_split(x: Float[Tensor, "node dim"], irreps: Irreps) -> list[Float[Tensor, "node _m _channel"]]:
     """Returns the segments of a flat tensor, each as [node, m, channel]."""
     parts = x.split([mul * ir.dim for mul, ir in irreps], dim=1)
     return [part.unflatten(1, (ir.dim, mul)) for part, (mul, ir) in zip(parts, irreps, strict=True)]
 
 
-def irreps_join(parts: list[Float[Tensor, "node m channel"]]) -> Float[Tensor, "node dim"]:
+def irreps_join(parts: list[Float[Tensor, "node _m _channel"]]) -> Float[Tensor, "node dim"]:
     """Returns the flat tensor of segments [node, m, channel]."""
     return torch.cat([part.flatten(1) for part in parts], dim=1)
