@@ -93,43 +93,58 @@ def nequip_current(**axes: Any) -> Design:
     return nequip(**{**values, **axes})
 
 
+def nequip_ablation(**axes: Any) -> Design:
+    """NequIP as the design-space paper implemented it beside BOTNet; the point that its ablations start from.
+
+    It differs from `nequip` in conventions: fixed Bessel functions with prefactor √(2/r_max), r_i − r_j in the
+    harmonics, and 1/n̄ instead of 1/√n̄.
+
+    Source: Batatia et al. 2025, the authors' released code (`NequIPInteractionBlock`).
+    """
+    values: dict[str, Any] = {
+        "radial_trainable": False, "radial_prefactor": "sqrt", "edge_vector": "to_receiver",
+        "neighbour_normalisation": "mean",
+    }  # fmt: skip
+    return nequip(**{**values, **axes})
+
+
 def nequip_linear(**axes: Any) -> Design:
-    """NequIP without the gate: only the radial network stays nonlinear."""
-    return nequip(**{"nonlinearity": "none", **axes})
+    """`nequip_ablation` without the gate: only the radial network stays nonlinear."""
+    return nequip_ablation(**{"nonlinearity": "none", **axes})
 
 
 def nequip_bo(**axes: Any) -> Design:
-    """NequIP with body-ordered readouts: every layer is read out."""
-    return nequip(**{"readout_layers": "every", **axes})
+    """`nequip_ablation` with body-ordered readouts: every layer is read out."""
+    return nequip_ablation(**{"readout_layers": "every", **axes})
 
 
 def nequip_shifted(**axes: Any) -> Design:
-    """NequIP with one mean energy per atom as reference, no E0 and no scale."""
-    return nequip(**{"energy_reference": "mean_shift", "scale": "none", "shift": "none", **axes})
+    """`nequip_ablation` with one mean energy per atom as reference, no E0 and no scale."""
+    return nequip_ablation(**{"energy_reference": "mean_shift", "scale": "none", "shift": "none", **axes})
 
 
 def nequip_e0(**axes: Any) -> Design:
-    """NequIP with E0 of isolated atoms, no scale and no shift."""
-    return nequip(**{"scale": "none", "shift": "none", **axes})
+    """`nequip_ablation` with E0 of isolated atoms, no scale and no shift."""
+    return nequip_ablation(**{"scale": "none", "shift": "none", **axes})
 
 
 def nequip_ssh(**axes: Any) -> Design:
-    """NequIP with one mean energy per atom as reference and the rms force as scale."""
-    return nequip(**{"energy_reference": "mean_shift", "shift": "none", **axes})
+    """`nequip_ablation` with one mean energy per atom as reference and the rms force as scale."""
+    return nequip_ablation(**{"energy_reference": "mean_shift", "shift": "none", **axes})
 
 
 def nequip_e0_ssh(**axes: Any) -> Design:
-    """NequIP with E0 of isolated atoms, scale and shift."""
-    return nequip(**axes)
+    """`nequip_ablation` with E0 of isolated atoms, scale and shift."""
+    return nequip_ablation(**axes)
 
 
 def nequip_nosc_e0(**axes: Any) -> Design:
-    """NequIP without gate and self-connection, with E0 (the published "no self-connection" block has no gate)."""
+    """`nequip_ablation` with E0, without self-connection and gate (the published block has neither)."""
     return nequip_e0(**{"nonlinearity": "none", "self_connection": "none", "self_connection_first": False, **axes})
 
 
 def nequip_nosc_e0_ssh(**axes: Any) -> Design:
-    """NequIP without gate and self-connection, with E0, scale and shift."""
+    """`nequip_ablation` without gate and self-connection, with E0, scale and shift."""
     return nequip_nosc_e0(**{"scale": "force_rms", "shift": "mean", **axes})
 
 
@@ -159,6 +174,7 @@ NAMED_POINTS: dict[str, Callable[..., Design]] = {
     "ace": ace,
     "nequip": nequip,
     "nequip_current": nequip_current,
+    "nequip_ablation": nequip_ablation,
     "nequip_linear": nequip_linear,
     "nequip_bo": nequip_bo,
     "nequip_shifted": nequip_shifted,

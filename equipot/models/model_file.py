@@ -88,12 +88,9 @@ def save_potential(
         EquipotError: `provenance` cannot be written as JSON, or a parameter is not finite.
     """
     state = {
-        _STATE + name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in potential.state_dict().items()
+        _STATE + name: tensor.detach().cpu().contiguous().clone() for name, tensor in potential.state_dict().items()
     }
-    bad = [
-        name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise EquipotError(
             f"the potential has non-finite numbers in {', '.join(bad[:3])}: it is not written to {path}. "
@@ -157,9 +154,7 @@ def read_model_header(path: str | os.PathLike[str]) -> ModelHeader:
     return _header(document, content.path)
 
 
-def converted(
-    potential: Potential, dtype: torch.dtype | str, device: torch.device | str | None = None
-) -> Potential:
+def converted(potential: Potential, dtype: torch.dtype | str, device: torch.device | str | None = None) -> Potential:
     """The same potential in another precision, as a new object.
 
     Constants such as coupling coefficients are computed afresh in the new precision; only parameters are
@@ -290,9 +285,7 @@ def _open(path: Path) -> _Content:
         raise EquipotError(f"there is no model file {path}.{hint}")
     if path.is_dir():
         inside = sorted(path.glob(f"*{SUFFIX}"))
-        hint = (
-            f": name a file in it, such as {inside[0]}." if inside else f" without any *{SUFFIX} file in it."
-        )
+        hint = f": name a file in it, such as {inside[0]}." if inside else f" without any *{SUFFIX} file in it."
         raise EquipotError(f"{path} is a folder{hint}")
     size = path.stat().st_size
     if size == 0:
@@ -361,9 +354,7 @@ def _upgraded(document: dict[str, Any], tensors: Tensors, path: Path) -> tuple[d
         )
     while version < FORMAT_VERSION:
         if version not in UPGRADES:
-            raise EquipotError(
-                f"{path} has format version {version}, for which there is no upgrade any more."
-            )
+            raise EquipotError(f"{path} has format version {version}, for which there is no upgrade any more.")
         document, tensors = UPGRADES[version](document, tensors)
         version += 1
         document = document | {"format_version": version}

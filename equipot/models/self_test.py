@@ -69,7 +69,5 @@ def check_self_test(
 
 
 def _graph(potential: Potential, positions: torch.Tensor, numbers: torch.Tensor) -> Graph:
-    graph = build_graph(
-        positions.numpy(), np.zeros((3, 3)), np.zeros(3, dtype=bool), numbers.numpy(), potential.r_max
-    )
+    graph = build_graph(positions.numpy(), np.zeros((3, 3)), np.zeros(3, dtype=bool), numbers.numpy(), potential.r_max)
     return graph.to(next(potential.parameters()).device)

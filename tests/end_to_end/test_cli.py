@@ -172,7 +172,7 @@ def test_design_show_has_the_published_number_of_parameters():
 
 
 def test_design_compare_names_the_axes_that_differ():
-    axes = document("design", "compare", "nequip", "nequip_linear")["axes"]
+    axes = document("design", "compare", "nequip_ablation", "nequip_linear")["axes"]
     assert axes == {"nonlinearity": ["gate", "none"]}
     assert "self_connection_first" in call("design", "compare", "botnet", "mace").stdout
 

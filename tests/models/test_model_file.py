@@ -54,9 +54,7 @@ def potential_of(name="mace", dtype=torch.float64, seed=3):
 def prediction(potential):
     positions = np.array([[0.0, 0.1, 0.0], [0.9, 0.2, 0.1], [-0.3, 0.9, 0.2], [2.5, 0.3, -0.4]])
     numbers = np.array([8, 1, 1, 8])
-    return evaluate(
-        potential, build_graph(positions, np.zeros((3, 3)), np.zeros(3, bool), numbers, potential.r_max)
-    )
+    return evaluate(potential, build_graph(positions, np.zeros((3, 3)), np.zeros(3, bool), numbers, potential.r_max))
 
 
 @pytest.fixture
@@ -99,9 +97,7 @@ def test_conversion_of_precision(tmp_path):
     double = load_potential(path, dtype="float64", check=True)
     assert double.dtype == torch.float64
     state = double.state_dict()
-    assert all(
-        torch.equal(state[name], value.to(state[name].dtype)) for name, value in single.state_dict().items()
-    )
+    assert all(torch.equal(state[name], value.to(state[name].dtype)) for name, value in single.state_dict().items())
     forces, reference = prediction(double).forces, prediction(single).forces
     assert torch.allclose(forces, reference, atol=1e-4 * float(reference.abs().max()))
     assert not torch.equal(forces, reference)
@@ -220,9 +216,7 @@ def rewrite(path, change):
 def test_newer_format(saved):
     rewrite(saved, lambda d, t: (d | {"format_version": 99, "versions": {"equipot": "7.0"}, "new": 1}, t))
     for read in (load_potential, read_model_header):
-        with pytest.raises(
-            EquipotError, match=r"format version 99 \(written by equipot 7\.0\).*Upgrade equipot"
-        ):
+        with pytest.raises(EquipotError, match=r"format version 99 \(written by equipot 7\.0\).*Upgrade equipot"):
             read(saved)
 
 
@@ -235,17 +229,13 @@ def test_senseless_format_version(saved, version):
 
 def test_unknown_header_entry(saved):
     rewrite(saved, lambda d, t: (d | {"design": d["design"] | {"charge_equilibration": True}}, t))
-    with pytest.raises(
-        EquipotError, match=r"does not understand the header entry 'design'.*charge_equilibration"
-    ):
+    with pytest.raises(EquipotError, match=r"does not understand the header entry 'design'.*charge_equilibration"):
         load_potential(saved)
 
 
 def test_tensors_that_do_not_fit_the_design(saved):
     rewrite(saved, lambda d, t: (d, {name: value for name, value in t.items() if "embedding" not in name}))
-    with pytest.raises(
-        EquipotError, match=r"tensors do not fit its design; they differ in embedding\.weight"
-    ):
+    with pytest.raises(EquipotError, match=r"tensors do not fit its design; they differ in embedding\.weight"):
         load_potential(saved)
 
 

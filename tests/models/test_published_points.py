@@ -75,7 +75,7 @@ def _botnet(name: str, first: str, later: str, size: dict, **reference) -> tuple
 
 def _nequip(name: str, form: str, size: dict, *, every: bool = False) -> tuple[Design, Reference]:
     """NequIP as the ablation's code writes it: the block there, 1/n̄, √(2/r_c) and edges to the receiver."""
-    design = named_point(name, **size, **_AS_BOTNET_CODE)
+    design = named_point(name, **size)
     return design, lambda potential: botnet_code(potential, form, form, silu=False, every=every)
 
 
@@ -90,6 +90,7 @@ CASES: dict[str, tuple[Design, Reference]] = {
     "botnet_element": _botnet("botnet_element", "first", "residual", _SMALL, element=True),
     "botnet_element_residual": _botnet("botnet_element_residual", "residual", "residual", _SMALL, element=True),
     "botnet, degree 3": _botnet("botnet", "first", "residual", _WIDE),
+    "nequip_ablation, ablation": _nequip("nequip_ablation", "gate", _SMALL),
     "nequip_e0_ssh, ablation": _nequip("nequip_e0_ssh", "gate", {**_SMALL, "layers": 3}),
     "nequip_linear, ablation": _nequip("nequip_linear", "residual", {**_SMALL, "layers": 3}),
     "nequip_bo, ablation": _nequip("nequip_bo", "gate", _SMALL, every=True),
