@@ -16,8 +16,12 @@ from equipot.errors import EquipotError
 from equipot.fit.options import FitOptions
 from equipot.points import named_point
 
-FIRST_MODEL: dict[str, Any] = {"name": "mace", "channels": 32, "max_L": 1, "max_ell": 3, "correlation": 2}
+FIRST_MODEL: dict[str, Any] = {"name": "mace", "channels": 32, "max_L": 1, "max_ell": 2, "correlation": 2}
 """The design where none is named: small enough for a few minutes on a laptop."""
+
+FIRST_FIT: dict[str, Any] = {"energy_weight": 100.0}
+"""Where training differs from `FitOptions`: with 100 for errors in eV/atom against 10 for errors in eV/Å, neither
+energies nor forces are neglected."""
 
 FIRST_DYNAMICS: dict[str, Any] = {"steps": 2000}
 """Where the molecular dynamics after training differs from `MDOptions`."""
@@ -109,14 +113,14 @@ class Config(_Section):
         if not isinstance(merged.get("data"), dict):
             raise EquipotError(f"{source}: there is no section 'data'; write data: {{train: my.extxyz}}.")
         run = _section(RunOptions, "run", merged.get("run"), source)
-        seeded = {key: {"seed": run.seed, **_mapping(merged.get(key), key, source)} for key in ("data", "fit")}
+        given = {key: _mapping(merged.get(key), key, source) for key in ("data", "fit")}
         design = _design(merged.get("design"), source)
         if design.design.energy_reference == "least_squares":
             seeded["data"].setdefault("atomic_energies", "least_squares")
         return cls(
-            data=_section(DataOptions, "data", seeded["data"], source),
+            data=_section(DataOptions, "data", {"seed": run.seed, **given["data"]}, source),
             design=design,
-            fit=_section(FitOptions, "fit", seeded["fit"], source),
+            fit=_section(FitOptions, "fit", {"seed": run.seed, **FIRST_FIT, **given["fit"]}, source),
             run=run,
             md=_dynamics(merged.get("md", {}), source),
             scan=None if not merged.get("scan") else _section(ScanOptions, "scan", merged["scan"], source),
@@ -351,7 +355,8 @@ def _is_number(value: Any) -> bool:
 def section_keys(section: str) -> dict[str, dict[str, Any]]:
     """Returns default and meaning of every key of a section."""
     models: dict[str, list[type[BaseModel]]] = {"md": [DynamicsOptions, MDOptions]}
-    values = {"design": {key: value for key, value in FIRST_MODEL.items() if key != "name"}, "md": FIRST_DYNAMICS}
+    first_axes = {key: value for key, value in FIRST_MODEL.items() if key != "name"}
+    values = {"design": first_axes, "fit": FIRST_FIT, "md": FIRST_DYNAMICS}
     keys: dict[str, dict[str, Any]] = {}
     if section == "design":
         keys["name"] = {"default": FIRST_MODEL["name"], "meaning": "named point; `equipot design list` lists them"}

@@ -119,6 +119,8 @@ def _print_result(result: "TrainResult", json: bool) -> None:
         print_json(result_facts(result))
     else:
         sets = read_json(result.folder / "errors.json")
+        scan = read_json(result.folder / "scan.json")
+        sets |= {"scan": scan["errors"]} if scan else {}
         if sets:
             headings, rows = error_rows(sets)
             print_table("Errors", headings, rows)

@@ -235,7 +235,7 @@ def scan(name: str, x_name: str, x: np.ndarray, reference: np.ndarray, predicted
         lower.yaxis.set_major_locator(MaxNLocator(3))
         if x.min() >= 0 and 300 < x.max() <= 360:
             lower.set_xticks(np.arange(0, 361, 60))
-        upper.legend()
+        _legend_above(upper, 2)
         figure.align_ylabels()
     rmse = significant(_rmse(predicted - reference) * MEV)
     alt = f"Energy along {name}: RMSE {rmse} meV, range {significant(float(np.ptp(reference) * MEV))} meV"
