@@ -55,7 +55,7 @@ class EquipotCalculator(Calculator):
         place = next(self.potential.parameters()).device
         self.neighbours = SkinNeighbours(self.potential.r_max, skin, device=place)
         self.shortest_distance = np.inf
-        self.shortest_pair: tuple[int, int] | None = None
+        self.shortest_pair: tuple[int, int] = (-1, -1)
 
     def calculate(
         self,
@@ -112,7 +112,7 @@ class EquipotCalculator(Calculator):
     def _note_shortest(self, senders: torch.Tensor, receivers: torch.Tensor, lengths: torch.Tensor) -> None:
         """Remember the closest pair of the last structure, for those who watch a simulation."""
         if len(lengths) == 0:
-            self.shortest_distance, self.shortest_pair = np.inf, None
+            self.shortest_distance, self.shortest_pair = np.inf, (-1, -1)
             return
         k = int(lengths.argmin())
         self.shortest_distance = float(lengths[k])

@@ -56,7 +56,7 @@ class Motion:
     step: int = 0
 
     def __post_init__(self) -> None:
-        self.dynamics = _INTEGRATORS[self.options.ensemble](self)
+        self.dynamics: Any = _INTEGRATORS[self.options.ensemble](self)
 
     def advance(self) -> None:
         """Take one time step."""
@@ -89,7 +89,7 @@ class Motion:
             self.atoms.get_momenta(),
             self.atoms.cell.array.copy(),
             internal,
-            self.rng.bit_generator.state,
+            dict(self.rng.bit_generator.state),
         )
 
     def restore(self, state: MDState) -> None:
@@ -235,7 +235,7 @@ def _chain_class(name: str, since: str) -> Callable[..., MolecularDynamics]:
         ) from error
 
 
-_INTEGRATORS: dict[str, Callable[[Motion], MolecularDynamics]] = {
+_INTEGRATORS: dict[str, Callable[[Motion], Any]] = {
     "nve": _verlet,
     "langevin": _langevin,
     "nose-hoover": _chain,

@@ -24,6 +24,8 @@ from equipot.units import GPA, MEV
 Progress = Callable[[ThermoRow, int], None]
 """Called with every row of the log and the number of steps of the whole run."""
 
+Status = Literal["finished", "exploded", "interrupted"]
+
 
 @dataclass(frozen=True)
 class MDResult:
@@ -35,12 +37,13 @@ class MDResult:
         step: steps taken in all.
         atoms: the last sane structure, with momenta.
         columns: the columns of thermo.csv by name.
-        drift: slope of the conserved energy, meV/atom/ns; NaN for Langevin and for fewer than three rows.
+        drift: slope of the conserved energy, meV/atom/ns, from some ps on more than its fluctuation; NaN for
+            Langevin and for fewer than three rows.
         seconds_per_step: wall time, of this call.
         folder: where the files are.
     """
 
-    status: Literal["finished", "exploded", "interrupted"]
+    status: Status
     message: str
     step: int
     atoms: Atoms
@@ -135,7 +138,8 @@ class _Run:
         """Step until the end, an explosion or an interrupt; the files always end with the last sane step."""
         options, motion = self.options, self.motion
         sane, first, began = self._point(), motion.step, time.perf_counter()
-        status, message = "finished", f"{options.steps} steps were taken."
+        status: Status = "finished"
+        message = f"{options.steps} steps were taken."
         try:
             while motion.step < options.steps:
                 trouble = self._advance()
@@ -190,15 +194,13 @@ class _Run:
             atom = int(size.argmax())
             return (
                 f"the force on atom {atom} ({atoms.symbols[atom]}) is {size[atom]:.4g} eV/Å, above "
-                "max_force = "
-                f"{options.max_force:g}"
+                f"max_force = {options.max_force:g}"
             )
         near, known = self.calculator.shortest_distance, self.training_distance
         if near < options.min_distance_fraction * known:
             i, j = self.calculator.shortest_pair
             return (
-                f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are {near:.3f} Å apart, less "
-                "than "
+                f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) are {near:.3f} Å apart, less than "
                 f"{options.min_distance_fraction:g} × the shortest distance in training ({known:.3f} Å)"
             )
         if self.motion.temperature > options.temperature_limit:

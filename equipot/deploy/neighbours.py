@@ -46,9 +46,8 @@ class SkinNeighbours:
 
     def graph(self, atoms: Atoms) -> tuple[Graph, torch.Tensor]:
         """The graph of `atoms` with every edge shorter than r_max, and the edges' lengths in Å."""
-        if self._wide is None or not self._valid(atoms):
-            self._search(atoms)
-        moved = replace(self._wide, positions=torch.tensor(atoms.positions, dtype=torch.float64, device=self.device))
+        wide = self._wide if self._wide is not None and self._valid(atoms) else self._search(atoms)
+        moved = replace(wide, positions=torch.tensor(atoms.positions, dtype=torch.float64, device=self.device))
         lengths = moved.vectors().norm(dim=1)
         near = (lengths < self.r_max).nonzero().squeeze(1)
         return (
@@ -74,7 +73,7 @@ class SkinNeighbours:
         moved = np.square(atoms.positions - known.positions).sum(axis=1)
         return bool(moved.size == 0 or moved.max() <= (0.5 * self.skin) ** 2)
 
-    def _search(self, atoms: Atoms) -> None:
+    def _search(self, atoms: Atoms) -> Graph:
         self._wide = self._atoms = None
         self._refuse_collapse(atoms)
         wide = build_graph(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers, self.r_max + self.skin)
@@ -86,6 +85,7 @@ class SkinNeighbours:
         ).to(self.device)
         self._atoms = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         self.searches += 1
+        return self._wide
 
     def _refuse_collapse(self, atoms: Atoms) -> None:
         """A cell that shrinks to nothing has more neighbours than any memory."""

@@ -21,7 +21,7 @@ from equipot.models.potential import Potential
 from equipot.units import GPA
 
 Status = Literal["converged", "not converged", "failed"]
-_OPTIMISERS: dict[str, type[Optimizer]] = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
+_OPTIMISERS: dict[str, Callable[..., Optimizer]] = {"bfgs": BFGS, "lbfgs": LBFGS, "fire": FIRE}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ class _Descent:
             raise EquipotError(
                 f"the start is not sane: {trouble}. Check the units (Å) and the elements, or raise the limit."
             )
-        energies, enthalpies, status = [], [], "not converged"
+        energies: list[float] = []
+        enthalpies: list[float] = []
+        status: Status = "not converged"
         for step in range(options.steps + 1):
             frame, fmax = md_files.snapshot(self.atoms, step), self._largest_force()
             energies.append(float(self.atoms.get_potential_energy()))
@@ -168,8 +170,7 @@ class _Descent:
             i, j = self.calculator.shortest_pair
             return (
                 f"atoms {i} ({self.atoms.symbols[i]}) and {j} ({self.atoms.symbols[j]}) are {near:.3f} Å "
-                "apart, less "
-                f"than {self.options.min_distance_fraction:g} × the shortest distance in training "
+                f"apart, less than {self.options.min_distance_fraction:g} × the shortest distance in training "
                 f"({known:.3f} Å)"
             )
         return None
