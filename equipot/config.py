@@ -116,7 +116,7 @@ class Config(_Section):
         given = {key: _mapping(merged.get(key), key, source) for key in ("data", "fit")}
         design = _design(merged.get("design"), source)
         if design.design.energy_reference == "least_squares":
-            seeded["data"].setdefault("atomic_energies", "least_squares")
+            given["data"].setdefault("atomic_energies", "least_squares")
         return cls(
             data=_section(DataOptions, "data", {"seed": run.seed, **given["data"]}, source),
             design=design,
