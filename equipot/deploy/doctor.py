@@ -42,7 +42,7 @@ class Check(NamedTuple):
     @property
     def passed(self) -> bool:
         """Whether the value is healthy; what only informs always passes."""
-        return self.limit is None or self.value <= self.limit
+        return self.limit is None or bool(self.value <= self.limit)
 
 
 class _Probe(NamedTuple):
@@ -197,7 +197,7 @@ def _force_differences(probe: _Probe, components: int = 6, h: float = 1e-3) -> f
             moved.positions[atom, axis] += multiple * h
             energies.append(_interaction(probe, moved))
         worst = max(worst, abs(_slope(energies, h) + float(probe.prediction.forces[atom, axis])))
-    return worst / probe.force_scale
+    return float(worst) / probe.force_scale
 
 
 def _stress_differences(probe: _Probe, h: float = 3e-4) -> float:
@@ -215,7 +215,7 @@ def _stress_differences(probe: _Probe, h: float = 3e-4) -> float:
             strained.positions = probe.atoms.positions @ strain
             energies.append(_interaction(probe, strained))
         worst = max(worst, abs(_slope(energies, h) / volume - stress[a, b]))
-    return worst / scale
+    return float(worst) / scale
 
 
 # -------------------------------------------------------------------------------------------------------- limits

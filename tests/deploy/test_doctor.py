@@ -1,5 +1,7 @@
 """The health check passes what is healthy and finds each illness."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,7 @@ def test_real_models_are_healthy(potential, triclinic, name):
     checks = check_potential(model, triclinic)
     assert failed(checks) == set()
     assert set(checks) == EVERYWHERE | {"finite_difference_stress"}
+    assert '"value"' in json.dumps([check._asdict() | {"passed": check.passed} for check in checks.values()])
     assert checks["rotation"].value < 1e-11
     assert 0 < checks["float32_forces"].value < 10.0
 
