@@ -339,6 +339,12 @@ def test_bad_requests(pair, crystal, molecule, tmp_path):
     assert not folder.exists()
 
 
+def test_an_ensemble_that_this_ase_lacks(pair, crystal, tmp_path, monkeypatch):
+    monkeypatch.delattr("ase.md.nose_hoover_chain.MTKNPT")
+    with pytest.raises(EquipotError, match=r"needs ASE ≥ 3\.26 \(MTKNPT\); installed is .*use langevin or nve"):
+        run_md(pair, crystal, options(ensemble="npt-cell"), tmp_path / "md")
+
+
 def test_bad_restarts(pair, crystal, molecule, tmp_path):
     folder = tmp_path / "md"
     run = options(steps=4)
