@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import small
 import torch
-from equipot.data.dataset import Dataset
 
+from equipot.data.dataset import Dataset
 from equipot.fit.loss import label_counts, loss, loss_sums
 from equipot.fit.options import FitOptions
 from equipot.geometry.derivatives import evaluate

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import small
-from equipot.data.dataset import Dataset
 
+from equipot.data.dataset import Dataset
 from equipot.fit.metrics import error_table, errors
 from equipot.geometry.derivatives import evaluate
 
