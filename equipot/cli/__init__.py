@@ -36,7 +36,7 @@ app.command(rich_help_panel=_LOOK)(options)
 app.command(rich_help_panel=_LOOK)(report)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(equipot.__version__)
         raise typer.Exit
@@ -45,8 +45,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _equipot(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = None,
 ) -> None:
     pass
 
