@@ -18,7 +18,7 @@ from ase.constraints import dict2constraint
 from equipot.deploy.integrators import MDState
 from equipot.deploy.options import MDOptions
 from equipot.errors import EquipotError
-from equipot.models.model_file import write_atomically
+from equipot.files import write_atomically
 
 THERMO = "thermo.csv"
 RESTART = "restart.safetensors"
@@ -134,12 +134,13 @@ def cut_back(folder: Path, restart: Restart) -> None:
 
 
 def _cut_back_traj(path: Path, step: int) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with ase.io.Trajectory(path, "r") as old, ase.io.Trajectory(temporary, "w") as new:
-        for frame in old:
-            if frame.info["step"] <= step:
-                new.write(frame)
-    os.replace(temporary, path)
+    def copy(temporary: Path) -> None:
+        with ase.io.Trajectory(path, "r") as old, ase.io.Trajectory(temporary, "w") as new:
+            for frame in old:
+                if frame.info["step"] <= step:
+                    new.write(frame)
+
+    write_atomically(path, copy)
 
 
 def sizes(folder: Path, options: MDOptions) -> dict[str, int]:
@@ -173,7 +174,8 @@ def write_restart(folder: Path, restart: Restart) -> None:
     }
     contiguous = {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}
     text = json.dumps(document, default=_plain)
-    write_atomically(folder / RESTART, safetensors.numpy.save(contiguous, metadata={"equipot_md": text}))
+    content = safetensors.numpy.save(contiguous, metadata={"equipot_md": text})
+    write_atomically(folder / RESTART, lambda temporary: temporary.write_bytes(content))
 
 
 def read_restart(folder: Path) -> Restart:

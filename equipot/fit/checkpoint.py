@@ -1,14 +1,14 @@
 """Files that are either the old one or the new one, whole, whenever the power goes out."""
 
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from equipot.errors import EquipotError
+from equipot.files import write_atomically
 
 FORMAT_VERSION = 1
 
@@ -16,32 +16,6 @@ FREE_TO_CHANGE = frozenset({"fit.max_epochs", "fit.max_minutes"})
 """What may differ when a run is resumed: how long it goes on."""
 
 _WHAT_TO_DO = "resume with the same configuration, or start a new run in another folder"
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Replaces `path` by what `write` writes: to a file beside it, flushed to the disk, then renamed.
-
-    Args:
-        path: The file to replace.
-        write: Called with the path of the temporary file, which has the same suffix.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    try:
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

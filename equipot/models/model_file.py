@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from equipot.design import Design
 from equipot.errors import EquipotError
+from equipot.files import write_atomically
 from equipot.models.potential import Potential
 from equipot.models.self_test import check_self_test, self_test_tensors
 from equipot.statistics import Statistics
@@ -109,7 +109,8 @@ def save_potential(
     document = _as_json(header)
     tensors = state | {_SELF_TEST + name: value for name, value in self_test_tensors(potential).items()}
     information = {_DOCUMENT: document, _CHECKSUM: _digest(document, tensors)}
-    return write_atomically(path, safetensors.torch.save(tensors, metadata=information))
+    content = safetensors.torch.save(tensors, metadata=information)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_potential(
@@ -205,26 +206,6 @@ def as_device(device: torch.device | str) -> torch.device:
             + (", 'cuda'." if torch.cuda.is_available() else "; torch sees no CUDA device on this machine.")
         ) from error
     return place
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file under a temporary name beside its place, flush it to disk and move it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 # ------------------------------------------------------------------------------------------------- writing

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from equipot.errors import EquipotError
+from equipot.files import write_atomically
 from equipot.fit.checkpoint import (
     check_unchanged,
     differences,
     load_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from equipot.fit.checkpoint import write_atomically
+from equipot.files import write_atomically
 
 def write(path):
     with path.open("wb") as file:

@@ -10,7 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from equipot import files
 from equipot.errors import EquipotError
+from equipot.files import write_atomically
 from equipot.geometry import build_graph, evaluate
 from equipot.models import model_file
 from equipot.models.model_file import (
@@ -21,7 +23,6 @@ from equipot.models.model_file import (
     load_potential,
     read_model_header,
     save_potential,
-    write_atomically,
 )
 from equipot.models.potential import Potential
 from equipot.points import named_point
@@ -290,7 +291,7 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     def full_disk(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_file.os, "fsync", full_disk)
+    monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_potential(saved, potential_of(seed=9))
     assert saved.read_bytes() == before
@@ -298,7 +299,7 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
 
 
 def test_the_file_has_ordinary_permissions(tmp_path):
-    path = write_atomically(tmp_path / "deep" / "er" / "a.bin", b"abc")
+    path = write_atomically(tmp_path / "deep" / "er" / "a.bin", lambda temporary: temporary.write_bytes(b"abc"))
     plain = tmp_path / "plain"
     plain.write_bytes(b"abc")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
