@@ -42,6 +42,7 @@ from equipot.data.read import read_frames
 from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.deploy.md import MDResult, Progress, run_md
 from equipot.errors import EquipotError
+from equipot.files import write_atomically
 from equipot.fit import distributed
 from equipot.fit.metrics import Errors
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
@@ -259,7 +260,7 @@ def _finish(
 ) -> None:
     """Everything after the training; the model is written first, and each stage may fail without the others."""
     folder = result.folder
-    shutil.copyfile(folder / BEST, folder / MODEL)
+    write_atomically(folder / MODEL, lambda temporary: shutil.copyfile(folder / BEST, temporary))
     if result.fit.status != "interrupted":
         with _stage("evaluation", result):
             _evaluate(prepared, result)
