@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -59,6 +60,48 @@ def fail(message: str) -> None:
     """Prints a message to standard error and ends with status 1."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(1)
+
+
+def check_output(option: str, path: Path | None, inputs: Sequence[Path] = (), *, structures: bool = False) -> None:
+    """Makes the folder of a file to be written, before any work is done for it.
+
+    Args:
+        option: The flag that names the file, for the message.
+        path: The file; None where none is written.
+        inputs: Files that are read or written besides, and must not be replaced.
+        structures: Its suffix must be one of a format for structures.
+
+    Raises:
+        EquipotError: The file could not be written there.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise EquipotError(f"{option} {path} is a folder; give the path of a file, such as {path / 'NAME'}.")
+    if path.resolve() in [each.resolve() for each in inputs]:
+        raise EquipotError(f"{option} {path} is also another file of this command; give another path.")
+    if structures:
+        _check_format(option, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EquipotError(
+            f"{option} {path}: there is no folder {path.parent} and it cannot be made ({error.strerror}); give a path "
+            "in a folder that can be written to."
+        ) from error
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise EquipotError(f"{option} {path} may not be written (its permissions); give another path.")
+
+
+def _check_format(option: str, path: Path) -> None:
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
+    try:
+        known = ioformats[filetype(path.name, read=False)].can_write
+    except (UnknownFileTypeError, KeyError):
+        known = False
+    if not known:
+        raise EquipotError(f"{option} {path} cannot be written; give a path that ends in .extxyz or .traj.")
 
 
 def note(message: str) -> None:

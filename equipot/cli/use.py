@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equipot.cli.label_files import keys_of, load_files
 from equipot.cli.output import (
     INTERRUPTED,
     Device,
     Dtype,
     Json,
     Threads,
+    check_output,
     command,
     error_rows,
     note,
@@ -49,6 +51,7 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     energy_key: Annotated[str, typer.Option(help="Key of the energy; auto, or none.")] = "auto",
     forces_key: Annotated[str, typer.Option(help="Key of the forces; auto, or none.")] = "auto",
     stress_key: Annotated[str, typer.Option(help="Key of the stress; auto, or none.")] = "auto",
+    virial_key: Annotated[str, typer.Option(help="Key of the virial; auto, or none.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Structures evaluated at a time.")] = 16,
     device: Device = None,
     dtype: Dtype = None,
@@ -57,20 +60,19 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
 ) -> None:
     """Compare a model with reference energies, forces and stresses.
 
-    Prints the errors for each file, and for each config_type where a file has several.
+    Prints the errors for each file, and for each config_type where a file has several. Files without labels are
+    predicted where --out is given.
     """
-    from equipot.data.load import load_set
-    from equipot.data.options import Keys
     from equipot.models.model_file import load_potential
     from equipot.study.cost import threads as using
     from equipot.study.evaluate import evaluate_set, write_predictions
 
+    named = dict(zip(_names(files), files, strict=True))
+    check_output("--out", out, [model, *files], structures=True)
+    check_output("--report", report, [model, *files, *([out] if out else [])])
+    keys = keys_of({"energy": energy_key, "forces": forces_key, "stress": stress_key, "virial": virial_key})
     potential = load_potential(model, device=device or "cpu", dtype=dtype, check=True)
-    keys = Keys(energy=energy_key, forces=forces_key, stress=stress_key)
-    sets = {
-        name: load_set(str(path), potential.r_max, potential.statistics, keys)[0]
-        for name, path in zip(_names(files), files, strict=True)
-    }
+    sets = load_files(named, potential, keys, predict=out is not None)
     work = partial(_evaluate_some, potential, next(iter(sets.values())), batch_size)
     with using(_thread_count(threads, device, work)):
         found = {name: evaluate_set(potential, dataset, batch_size) for name, dataset in sets.items()}
@@ -84,7 +86,8 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
         print_json({"model": str(model), "sets": documents})
         return
     headings, rows = error_rows(documents)
-    print_table(f"Errors of {model}", headings, rows)
+    if len(headings) > 2:
+        print_table(f"Errors of {model}", headings, rows)
 
 
 def _evaluate_some(potential: "Potential", dataset: "Dataset", batch_size: int) -> None:
@@ -170,6 +173,11 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
     from equipot.run_record import md_facts
     from equipot.study.cost import threads as using
 
+    if structure is None and not restart:
+        raise EquipotError(
+            "md needs a structure to start from: give a file as the argument STRUCTURE, after the model; or give "
+            "--restart to go on with the run in the folder --out."
+        )
     chosen = _restarted(out, options) if restart else MDOptions(**options)
     atoms = None if structure is None else _read_structure(structure, index)
     calculator = _calculator(model, device, dtype)
@@ -242,6 +250,9 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     from equipot.study.cost import threads as using
 
     chosen = RelaxOptions(**options)
+    out = out or structure.with_name(f"{structure.name.split('.')[0]}-relaxed.extxyz")
+    check_output("--out", out, [model, structure])
+    check_output("--trajectory", trajectory, [model, structure, out])
     atoms = _read_structure(structure, index)
     calculator = _calculator(model, device, dtype)
     with using(_thread_count(threads, device, _step(calculator, atoms))), progress_bar("relaxation") as show:
@@ -249,7 +260,6 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
             calculator, atoms, chosen, trajectory=trajectory,
             progress=lambda step, energy, fmax: show(step, chosen.steps, f"E {energy:.6f} eV, fmax {fmax:.4f} eV/Å"),
         )  # fmt: skip
-    out = out or structure.with_name(f"{structure.name.split('.')[0]}-relaxed.extxyz")
     out.unlink(missing_ok=True)
     append_frame(out, result.atoms)
     if json:
@@ -281,4 +291,6 @@ def _read_structure(path: Path, index: int) -> "Atoms":
     structures = read_structures(path).structures
     if not -len(structures) <= index < len(structures):
         raise EquipotError(f"{path} has {len(structures)} structures; --index {index} is none of them.")
+    if len(structures) > 1:
+        note(f"{path}: structure {index % len(structures)} of 0 … {len(structures) - 1} is taken (--index).")
     return structures[index]

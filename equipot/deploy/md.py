@@ -293,7 +293,8 @@ def _start(calculator: EquipotCalculator, atoms: Atoms | None, options: MDOption
         raise EquipotError("molecular dynamics needs a structure with atoms to start from.")
     if (folder / md_files.THERMO).exists() or (folder / md_files.RESTART).exists():
         raise EquipotError(
-            f"{folder} already holds a molecular dynamics run. Continue it with restart, or give another folder."
+            f"{folder} already holds a molecular dynamics run. Continue it with --restart (in Python restart=True), "
+            "or give another folder."
         )
     check_elements(calculator.potential, atoms)
     atoms = atoms.copy()

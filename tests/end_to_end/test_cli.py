@@ -96,6 +96,55 @@ def test_evaluate(run, files, tmp_path):
     assert all(word in table for word in ("hot.extxyz", "water", "methane", "meV/Å"))
 
 
+def test_evaluate_says_which_keys_it_uses(run, files, tmp_path):
+    structures = ase.io.read(files / "hot.extxyz", ":")
+    for atoms in structures:
+        atoms.info["energy"] = atoms.info["REF_energy"] + 1.0
+        del atoms.arrays["REF_forces"]
+    ase.io.write(tmp_path / "two.extxyz", structures)
+    said = call("evaluate", run.model, tmp_path / "two.extxyz").stderr
+    assert "6 structures of H C O: energy REF_energy (6)" in said
+    assert "'energy'" in said
+    assert "--energy-key energy would use it" in said
+    assert "no frame has forces" in said
+    assert "data." not in said
+
+
+def test_evaluate_predicts_files_without_labels(run, files, tmp_path):
+    out = tmp_path / "new" / "p.extxyz"
+    result = call("evaluate", run.model, files / "water.extxyz", "--out", out, "--report", tmp_path / "new" / "r.html")
+    assert "nothing to compare" in result.stderr
+    assert result.stdout == ""
+    assert ase.io.read(out).get_forces().shape == (3, 3)
+    found = document("evaluate", run.model, files / "water.extxyz", files / "hot.extxyz", "--out", out)
+    assert found["sets"]["water.extxyz"]["total"]["energy_rmse_meV_per_atom"] is None
+    assert found["sets"]["hot.extxyz"]["total"]["energy_rmse_meV_per_atom"] > 0
+    assert len(ase.io.read(out, ":")) == 7
+
+
+@pytest.mark.parametrize("arguments", [["evaluate", "--out"], ["evaluate", "--report"], ["relax", "--out"]])
+def test_output_paths_are_checked_before_the_work(run, files, tmp_path, monkeypatch, arguments):
+    from equipot.deploy import relaxation
+    from equipot.study import evaluate as module
+
+    monkeypatch.setattr(module, "evaluate_set", lambda *_: 1 / 0)
+    monkeypatch.setattr(relaxation, "relax", lambda *_, **__: 1 / 0)
+    name, flag = arguments
+    failed = call(name, run.model, files / "hot.extxyz", flag, tmp_path, code=1)
+    assert f"{flag} {tmp_path} is a folder" in failed.stderr
+    failed = call(name, run.model, files / "hot.extxyz", flag, files / "water.extxyz" / "a.extxyz", code=1)
+    assert "cannot be made" in failed.stderr
+    failed = call(name, run.model, files / "hot.extxyz", flag, files / "hot.extxyz", code=1)
+    assert "another file of this command" in failed.stderr
+
+
+def test_md_says_which_structure_it_takes_and_how_to_go_on(run, files, tmp_path):
+    flags = ["--out", tmp_path / "md", "--steps", 1, "--temperature", 10, "--timestep", 0.05]
+    said = call("md", run.model, files / "hot.extxyz", *flags).stderr
+    assert "structure 5 of 0 … 5 is taken" in said
+    assert "--restart" in call("md", run.model, files / "hot.extxyz", *flags, code=1).stderr
+
+
 def test_md_and_its_restart(run, files, tmp_path):
     out = tmp_path / "md"
     flags = ["--ensemble", "nve", "--timestep", 0.05, "--temperature", 10, "--log-interval", 1]
@@ -205,12 +254,16 @@ MISTAKES = [
     (["evaluate", "{files}/none.equipot", "{files}/hot.extxyz"], "none.equipot"),
     (["evaluate", "{model}", "{files}/hot.extxyz", "{files}/hot.extxyz"], "is given twice"),
     (["evaluate", "{model}", "{files}/hot.extxyz", "--dtype", "half"], "float32 or float64"),
+    (["evaluate", "{model}", "{files}/hot.extxyz", "--stress-key", "foo"], "a stress under 'foo' (--stress-key)"),
+    (["evaluate", "{model}", "{files}/hot.extxyz", "--energy-key", "E"], "Write --energy-key REF_energy"),
+    (["evaluate", "{model}", "{files}/water.extxyz"], "give --out FILE"),
+    (["evaluate", "{model}", "{files}/water.extxyz", "--energy-key", "E", "--out", "{tmp}/a.xyz"], "(--energy-key)"),
     (["evaluate", "{model}", "{files}/hot.extxyz", "--out", "{tmp}/a.nonsense"], "cannot be written"),
     (["evaluate", "{model}", "{files}/hot.extxyz", "--report", "{files}/hot.extxyz/a.html"], "hot.extxyz"),
     (["md", "{model}", "{files}/water.extxyz", "--ensemble", "nvt"], "ensemble = 'nvt'"),
     (["md", "{model}", "{files}/water.extxyz", "--index", "7"], "--index 7 is none of them"),
     (["md", "{model}", "--out", "{tmp}/none", "--restart"], "there is nothing to restart"),
-    (["md", "{model}", "--out", "{tmp}/none"], "needs a structure"),
+    (["md", "{model}", "--out", "{tmp}/none"], "the argument STRUCTURE"),
     (["relax", "{model}", "{files}/water.extxyz", "--cell", "full"], "needs three periodic directions"),
     (["relax", "{model}", "{files}/water.extxyz", "--pressure", "1"], "pressure and mask act on the cell"),
     (["info", "{files}/train.yaml"], "train.yaml"),
