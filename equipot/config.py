@@ -15,6 +15,7 @@ from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.fit.options import FitOptions
 from equipot.points import named_point
+from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
 
 FIRST_MODEL: dict[str, Any] = {"name": "mace", "channels": 32, "max_L": 1, "max_ell": 2, "correlation": 2}
 """The design where none is named: small enough for a few minutes on a laptop."""
@@ -91,7 +92,7 @@ class Config(_Section):
             EquipotError: The file is missing or not YAML, a key is unknown, or a value is not allowed.
         """
         path = Path(path)
-        raw = _with_absolute_paths(_read_yaml(path), path.resolve().parent)
+        raw = _with_absolute_paths(read_yaml(path), path.resolve().parent)
         return cls.from_dict(raw, settings, source=str(path))
 
     @classmethod
@@ -167,39 +168,13 @@ def parse_settings(settings: Sequence[str]) -> Raw:
         if not equals or not all(parts):
             raise EquipotError(f"--set {setting}: write section.key=value, for example --set fit.max_epochs=10.")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError as error:
-            raise EquipotError(f"--set {setting}: the value is not YAML ({_yaml_problem(error)}).") from None
+            raise EquipotError(f"--set {setting}: the value is not YAML ({yaml_problem(error)}).") from None
         for part in reversed(parts):
             value = {part: value}
         raw = _merged(raw, value)
     return raw
-
-
-def _read_yaml(path: Path) -> Raw:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in _siblings(path)], n=1)
-        hint = f" Did you mean {path.with_name(near[0])}?" if near else ""
-        raise EquipotError(f"there is no file {path}.{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise EquipotError(f"{path} cannot be read as YAML: {error}.") from None
-    except yaml.YAMLError as error:
-        raise EquipotError(f"{path} is not YAML: {_yaml_problem(error)}.") from None
-    if not isinstance(raw, dict):
-        raise EquipotError(f"{path} holds no configuration; it needs at least data: {{train: my.extxyz}}.")
-    return raw
-
-
-def _siblings(path: Path) -> list[Path]:
-    return sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return str(error)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Raw:

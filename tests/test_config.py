@@ -177,3 +177,26 @@ def test_a_design_with_fitted_reference_energies_asks_the_data_for_them() -> Non
     assert Config.from_dict(raw).data.atomic_energies == "least_squares"
     given = {"data": {"train": "a.xyz", "atomic_energies": {"H": -13.6}}, "design": raw["design"]}
     assert Config.from_dict(given).data.atomic_energies == {"H": -13.6}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("data: {train: a.xyz}\nfit: {}\ndata: {train: b.xyz}\n", "line 3, .*'data' is given twice, first in line 1"),
+        ("data:\n  train: a.xyz\n  train: b.xyz\n", "line 3, .*'train' is given twice, first in line 2"),
+        ("data: {train: a.xyz}\nmd: {steps: 1, steps: 2}\n", "line 2, .*'steps' is given twice"),
+    ],
+)
+def test_a_key_given_twice_is_an_error(tmp_path, text, problem):
+    with pytest.raises(EquipotError, match=rf"train\.yaml.*{problem}"):
+        Config.from_yaml(write(tmp_path, text))
+
+
+def test_merged_keys_of_an_anchor_are_not_given_twice(tmp_path):
+    text = "data: {train: a.xyz}\nfit: &a {max_epochs: 3}\nrun: {seed: 1}\nmd: {<<: {steps: 5}, steps: 7}\n"
+    assert Config.from_yaml(write(tmp_path, text)).md.options.steps == 7
+
+
+def test_a_key_given_twice_in_a_setting_is_an_error():
+    with pytest.raises(EquipotError, match="'H' is given twice"):
+        parse_settings(["data.atomic_energies={H: -1, H: -2}"])

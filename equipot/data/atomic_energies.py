@@ -126,12 +126,39 @@ def interaction_energies(frames: Sequence[Frame], energies: Mapping[int, float])
     return (E - counts @ np.array([energies[z] for z in species])) / counts.sum(axis=1)
 
 
-def least_squares(counts: np.ndarray, per_atom: np.ndarray) -> tuple[np.ndarray, int]:
-    r"""Returns energies ε of the elements that fit energies per atom best, and the rank of the compositions x.
+class Fit(NamedTuple):
+    """Energies of elements fitted to energies per atom.
 
-        min_ε Σ_s (t_s − Σ_z x_sz ε_z)²,   x_sz = n_sz / N_s
+    Attributes:
+        energies: ε, [species].
+        rank: How many combinations of elements the compositions determine.
+        regularised: Whether there were too few for plain least squares.
+    """
 
-    Where x does not have full rank, the solution nearest to ε_z = mean of t is taken.
+    energies: np.ndarray
+    rank: int
+    regularised: bool
+
+
+ENOUGH = 3
+"""Structures per element, from which on least squares is not regularised."""
+
+RIDGES = np.logspace(-2, 1, 7)
+"""Strengths of the regularisation to choose from, in units of the mean of x²."""
+
+NEAR = 1.25
+"""Leave-one-out errors of few structures are themselves uncertain by about this factor."""
+
+
+def least_squares(counts: np.ndarray, per_atom: np.ndarray) -> Fit:
+    r"""Returns energies ε of the elements that fit energies per atom t.
+
+        min_ε Σ_s (t_s − Σ_z x_sz ε_z)² + λ Σ_z (ε_z − mean t)²,   x_sz = n_sz / N_s
+
+    with λ = 0 where the compositions x determine every element and there are `ENOUGH` structures. Otherwise plain
+    least squares would reproduce every energy with meaningless ε; λ is then the greatest of `RIDGES` that predicts
+    each structure from the others (leave-one-out) within a factor `NEAR` of the best. It does not grow with the
+    number of structures, so elements that many structures determine keep their energies.
 
     Args:
         counts: n, [structure species].
@@ -139,8 +166,25 @@ def least_squares(counts: np.ndarray, per_atom: np.ndarray) -> tuple[np.ndarray,
     """
     x = counts / counts.sum(axis=1, keepdims=True)
     mean = float(per_atom.mean())
-    deviation, _, rank, _ = np.linalg.lstsq(x, per_atom - mean, rcond=1e-10)
-    return mean + deviation, int(rank)
+    t = per_atom - mean
+    deviation, _, rank, _ = np.linalg.lstsq(x, t, rcond=1e-10)
+    enough = rank == x.shape[1] and len(x) >= ENOUGH * x.shape[1]
+    if not enough:
+        deviation = _ridge(x, t)
+    return Fit(mean + deviation, int(rank), not enough)
+
+
+def _ridge(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Returns the ridge solution of the greatest strength whose leave-one-out error is near the least."""
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    strengths = RIDGES * np.mean(x**2)
+    errors = []
+    for strength in strengths:
+        shrink = s**2 / (s**2 + strength)
+        leverage = (u**2) @ shrink
+        errors.append(float(np.sqrt(np.mean(((t - u @ (shrink * (u.T @ t))) / (1 - leverage)) ** 2))))
+    strength = strengths[np.flatnonzero(np.array(errors) <= NEAR * min(errors))[-1]]
+    return vt.T @ (s / (s**2 + strength) * (u.T @ t))
 
 
 def _labelled(frames: Sequence[Frame]) -> list[Frame]:
@@ -155,18 +199,29 @@ def energy_per_atom(frame: Frame) -> float:
 def _least_squares(frames: Sequence[Frame], species: list[int]) -> AtomicEnergies:
     known = _labelled(frames)
     counts = compositions(known, species)
+    if len(species) == 1:
+        note = f"E0 of {symbols_of(species)} is the mean energy per atom; energies of atomisation mean nothing."
+        return _mean_shift(frames, species, (note,))
     if len(np.unique(counts / counts.sum(axis=1, keepdims=True), axis=0)) <= 1:
         reason = (
             "all structures have the same composition, so the E0s of single elements cannot be told apart "
             "(least squares is singular): the mean energy per atom is used for every element"
         )
         return _mean_shift(frames, species, (f"{reason}. {_ADVICE}",))
-    E0, rank = least_squares(counts, np.array([energy_per_atom(frame) for frame in known]))
+    fit = least_squares(counts, np.array([energy_per_atom(frame) for frame in known]))
+    E0 = dict(zip(species, fit.energies.tolist(), strict=True))
     elements = symbols_of(species) if len(species) < 9 else f"{len(species)} elements"
+    spread = float(interaction_energies(known, E0).std())
     text = f"E0s of {elements} are fitted by least squares to {len(known)} structures"
-    if rank < len(species):
-        text += f", whose compositions determine only {rank} of {len(species)} (the rest is shared evenly)"
-    return AtomicEnergies(dict(zip(species, E0.tolist(), strict=True)), "least_squares", (f"{text}. {_ADVICE}",))
+    if fit.rank < len(species):
+        text += f", whose compositions determine only {fit.rank} of {len(species)} (the rest is shared evenly)"
+    text += f"; (E − ΣE0)/N then has a spread of {spread:.3g} eV/atom"
+    if len(known) < ENOUGH * len(species):
+        text += (
+            f". These are fewer than {ENOUGH} structures per element: the fit is drawn towards the mean energy per "
+            "atom, and energies of validation structures may be off by more than that"
+        )
+    return AtomicEnergies(E0, "least_squares", (f"{text}. {_ADVICE}",))
 
 
 _ADVICE = (

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
+from ase.geometry import find_mic
 
 from equipot.data.check import first_few
 from equipot.data.dataset import Dataset
@@ -14,6 +15,9 @@ from equipot.units import GPA
 
 SAMPLE = 20_000
 """Atoms looked at where all would take long."""
+
+PAIRS = 500
+"""Pairs of structures whose displacement is looked at."""
 
 LARGE_FORCE = 30.0
 """eV/Å; above it, and far above the others, a force is an outlier."""
@@ -100,9 +104,12 @@ def bond_response(dataset: Dataset) -> tuple[float, float, int]:
 
 
 def _sample(dataset: Dataset) -> list[tuple[Frame, Graph]]:
-    """Every k-th structure, so that there are not more than `SAMPLE` atoms."""
-    step = int(max(1, dataset.num_atoms.sum() // SAMPLE))
-    return list(zip(dataset.frames[::step], dataset.graphs[::step], strict=True))
+    """Every k-th structure, so that there are at most `SAMPLE` atoms or one structure."""
+    step = max(1, int(np.ceil(dataset.num_atoms.sum() / SAMPLE)))
+    numbers = np.arange(0, len(dataset.frames), step)
+    within = np.cumsum(np.asarray(dataset.num_atoms)[numbers]) <= SAMPLE
+    within[:1] = True
+    return [(dataset.frames[k], dataset.graphs[k]) for k in numbers[within]]
 
 
 def _nearest_bonds(frame: Frame, graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -260,18 +267,30 @@ def _boxed_atoms(frames: Sequence[Frame]) -> str:
 def correlated(frames: Sequence[Frame]) -> list[str]:
     """Returns a sentence if consecutive structures resemble each other, as in one trajectory.
 
-    Compares the mean displacement of atoms from one structure to the next with that to the one half the set away.
+    Compares the mean displacement of atoms from one structure to the next with that to the one half the set away,
+    among the structures with the same elements in the same order and without the displacement of the whole.
     """
-    runs = [frame for frame in frames if len(frame.atoms) == len(frames[0].atoms)]
+    groups = defaultdict(list)
+    for frame in frames:
+        groups[frame.atoms.numbers.tobytes(), frame.atoms.pbc.tobytes()].append(frame)
+    runs = max(groups.values(), key=len, default=[])
     if len(runs) < 20 or len(runs) < 0.9 * len(frames):
         return []
-    X = np.stack([frame.atoms.positions - frame.atoms.positions.mean(axis=0) for frame in runs])
-    half = len(X) // 2
-    near = np.linalg.norm(X[1:] - X[:-1], axis=2).mean()
-    far = np.linalg.norm(X[half:] - X[:-half], axis=2).mean()
+    near, far = (_displacement(runs, apart) for apart in (1, len(runs) // 2))
     if near > 0.5 * far:
         return []
     return [
         f"consecutive structures resemble each other (they move {near:.2f} Å, {far:.2f} Å over half the set): a random "
         "split of one trajectory makes validation errors look too good. Give a file with data.valid if there is one."
     ]
+
+
+def _displacement(frames: Sequence[Frame], apart: int) -> float:
+    """Mean distance, by the nearest image, between atoms of structures that lie `apart` in the list; up to `PAIRS`."""
+    starts = np.unique(np.linspace(0, len(frames) - apart - 1, PAIRS).astype(int))
+    means = []
+    for k in starts:
+        a, b = frames[k].atoms, frames[k + apart].atoms
+        shift, _ = find_mic(b.positions - a.positions, a.cell, a.pbc)
+        means.append(np.linalg.norm(shift - shift.mean(axis=0), axis=1).mean())
+    return float(np.mean(means))

@@ -53,6 +53,7 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
     neighbours, per_species = _neighbours(dataset)
     force_rms, force_warnings = _force_rms(dataset)
     mean, std, per_element, total = _energies(dataset, atomic_energies.energies)
+    std, energy_warnings = _energy_std(std, sum(frame.energy is not None for frame in dataset.frames))
     statistics = Statistics(
         species=species,
         atomic_energies=tuple(atomic_energies.energies[z] for z in species),
@@ -66,7 +67,7 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
         total_energy_mean=total,
         min_distance=float(dataset.min_distances.min()),
     )
-    return Measurement(statistics, (*atomic_energies.warnings, *force_warnings))
+    return Measurement(statistics, (*atomic_energies.warnings, *energy_warnings, *force_warnings))
 
 
 def _neighbours(dataset: Dataset) -> tuple[float, tuple[float, ...]]:
@@ -98,12 +99,22 @@ def _energies(dataset: Dataset, energies: Mapping[int, float]) -> tuple[float, f
     known = [frame for frame in dataset.frames if frame.energy is not None]
     species = dataset.species
     if not known:
-        return 0.0, 1.0, (0.0,) * len(species), 0.0
+        return 0.0, 0.0, (0.0,) * len(species), 0.0
     counts = compositions(known, species)
     per_atom = interaction_energies(known, energies)
-    per_element, rank = least_squares(counts, per_atom)
+    fit = least_squares(counts, per_atom)
     mean, std = float(per_atom.mean()), float(per_atom.std())
-    if rank < len(species):
-        per_element = np.full(len(species), mean)
+    per_element = np.full(len(species), mean) if fit.rank < len(species) else fit.energies
     total = float(np.mean([energy_per_atom(frame) for frame in known]))
-    return mean, std if std > _SMALLEST_SPREAD else 1.0, tuple(per_element.tolist()), total
+    return mean, std, tuple(per_element.tolist()), total
+
+
+def _energy_std(std: float, count: int) -> tuple[float, tuple[str, ...]]:
+    if std > _SMALLEST_SPREAD:
+        return std, ()
+    if count < 2:
+        return 1.0, ()
+    return 1.0, (
+        f"(E − ΣE0)/N is the same for all {count} structures (spread {std:.1g} eV/atom): the scale of the energies is "
+        "set to 1 eV/atom. Are the energies a placeholder, or sums of atomic energies?",
+    )

@@ -1,5 +1,6 @@
 """Suspicious data are reported, and sound data are not."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ from ase import Atoms
 
 from equipot.data import DataOptions, Dataset, Frame, doubts, load, read_frames
 from equipot.data.doubts import bond_response, correlated, leakage, stress_response
+
+doubts_module = sys.modules["equipot.data.doubts"]
 
 
 @pytest.fixture
@@ -113,6 +116,27 @@ def test_trajectory_is_recognised(molecules):
     assert "consecutive structures resemble each other" in correlated(steps)[0]
     assert correlated([steps[i] for i in generator.permutation(60)]) == []
     assert correlated(molecules) == []
+
+
+def test_trajectory_in_a_periodic_cell_is_recognised_when_atoms_are_wrapped(crystals):
+    generator = np.random.default_rng(0)
+    steps = []
+    for shift in np.cumsum(0.02 * generator.standard_normal((60, 4, 3)), axis=0):
+        atoms = crystals[0].atoms.copy()
+        atoms.positions += shift
+        atoms.wrap()
+        steps.append(Frame(atoms, energy=0.0))
+    assert "consecutive structures resemble each other" in correlated(steps)[0]
+    for step in steps[::2]:
+        step.atoms.numbers[:] = [29, 28, 29, 28]
+    assert correlated(steps) == []
+
+
+def test_sample_is_limited(molecules, monkeypatch):
+    dataset = Dataset(molecules, 3.0)
+    for limit, number in ((1000, 40), (61, 20), (119, 20), (1, 1)):
+        monkeypatch.setattr(doubts_module, "SAMPLE", limit)
+        assert len(doubts_module._sample(dataset)) == number
 
 
 def test_validation_structures_in_the_training_set(molecules, write, cluster):
