@@ -143,11 +143,15 @@ class Fit(NamedTuple):
 ENOUGH = 3
 """Structures per element, from which on least squares is not regularised."""
 
-RIDGES = np.logspace(-2, 1, 7)
+RIDGES = np.logspace(-3, 1, 9)
 """Strengths of the regularisation to choose from, in units of the mean of x²."""
 
 NEAR = 1.25
-"""Leave-one-out errors of few structures are themselves uncertain by about this factor."""
+"""The strongest regularisation within this factor of the best leave-one-out error is taken.
+
+A choice, not a measurement: the plain minimum nearly interpolated one of the five sets in the tests. Over 300 such
+sets (30 structures, 30 elements) 6 still have a residual below 0.05 eV/atom.
+"""
 
 
 def least_squares(counts: np.ndarray, per_atom: np.ndarray) -> Fit:
