@@ -57,7 +57,7 @@ class DynamicsOptions(_Section):
     """The molecular dynamics after training: what it starts from, and the options of `MDOptions`."""
 
     structure: str | None = Field(None, description="file to start from; default: the validation structures")
-    index: int = Field(0, ge=0, description="number of the structure in the file or set")
+    index: int = Field(-1, description="number of the structure in the file or set, from 0; -1 is the last")
     max_minutes: float = Field(2.0, gt=0, description="fewer steps are taken where all would take longer")
     options: MDOptions = Field(default_factory=lambda: MDOptions(**FIRST_DYNAMICS), description="the simulation")
 
@@ -196,10 +196,13 @@ def _check_keys(raw: Mapping[str, Any], known: Iterable[str], prefix: str, sourc
 
 
 def unknown_key(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """Returns a sentence that names an unknown key, the nearest known one, and all of them."""
+    """Returns a sentence that names an unknown key, and the nearest known one or else all of them."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = _elsewhere(key) or (f" Did you mean '{prefix}{near[0]}'?" if near else "")
-    where = f"section '{prefix.rstrip('.')}'" if prefix else "a configuration"
+    section = prefix.rstrip(".")
+    if hint and section:
+        return f"unknown key '{prefix}{key}'.{hint} `equipot options {section}` lists all keys."
+    where = f"section '{section}'" if section else "a configuration"
     return f"unknown key '{prefix}{key}'.{hint} The keys of {where} are: {', '.join(known)}."
 
 

@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from equipot.data.keys import LABELS
 from equipot.data.load import LoadedData
 from equipot.deploy.md import MDResult
+from equipot.files import write_atomically
 from equipot.study.style import significant
 
 logger = logging.getLogger("equipot.pipeline")
@@ -95,9 +96,8 @@ class Warnings(logging.Handler):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, with its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    """Writes a text file, with its folder where there is none; an old one is replaced as a whole."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, document: Any) -> None:

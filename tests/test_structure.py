@@ -22,7 +22,7 @@ FLOORS = [
     {"models"},
     {"convert", "data", "fit"},
     {"study", "deploy"},
-    {"config", "yaml_file", "pipeline", "run_record", "run_report", "cli", "__init__", "__main__"},
+    {"config", "yaml_file", "pipeline", "run_record", "run_report", "run_stages", "cli", "__init__", "__main__"},
 ]
 """Which rooms may be seen from where: a file imports from its own room and from lower floors."""
 ONE_ROOM = [FLOORS[0], FLOORS[7]]

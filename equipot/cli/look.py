@@ -158,6 +158,7 @@ def _point(name: str, settings: list[str] | None) -> "Design":
     import yaml
 
     from equipot.points import named_point
+    from equipot.yaml_file import parse_yaml, yaml_problem
 
     axes: dict[str, Any] = {}
     for setting in settings or []:
@@ -165,9 +166,9 @@ def _point(name: str, settings: list[str] | None) -> "Design":
         if not equals:
             raise EquipotError(f"--set {setting}: write axis=value, for example --set channels=64.")
         try:
-            axes[axis.strip().removeprefix("design.")] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise EquipotError(f"--set {setting}: the value is not YAML.") from None
+            axes[axis.strip().removeprefix("design.")] = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise EquipotError(f"--set {setting}: the value is not YAML ({yaml_problem(error)}).") from None
     return named_point(name, **axes)
 
 

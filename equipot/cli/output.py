@@ -2,15 +2,16 @@
 
 import functools
 import inspect
+import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from equipot.errors import EquipotError
+from equipot.yaml_file import parse_yaml
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output instead of tables.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", rich_help_panel="Run")]
@@ -57,8 +59,16 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fail(message: str) -> None:
-    """Prints a message to standard error and ends with status 1."""
-    typer.echo(f"error: {message}", err=True)
+    """Prints a message to standard error and ends with status 1.
+
+    Of the processes of torchrun the first prints; the others leave theirs to the list of failures that torchrun
+    itself prints, so that a mistake is not told once for each.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"error: {message}", err=True)
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        told = {"message": message, "extraInfo": {"timestamp": int(time.time())}}
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": told}), encoding="utf-8")
     raise typer.Exit(1)
 
 
@@ -211,7 +221,7 @@ def _parsed(model: type[BaseModel], name: str, value: Any) -> Any:
     """Reads lists and the like as YAML; numbers and words have been read already."""
     annotation = model.model_fields[name].annotation
     is_words = get_origin(annotation) is Literal or annotation is str
-    return yaml.safe_load(value) if isinstance(value, str) and not is_words else value
+    return parse_yaml(value) if isinstance(value, str) and not is_words else value
 
 
 def error_rows(sets: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:

@@ -19,7 +19,7 @@ from equipot.errors import EquipotError
 
 if TYPE_CHECKING:
     from equipot.config import Config
-    from equipot.pipeline import TrainResult
+    from equipot.run_stages import TrainResult
 
 _DULL_NAMES = ("train", "config", "training", "equipot")
 
@@ -76,8 +76,7 @@ def _configuration(
     if resume is not None:
         if files or out is not None:
             raise EquipotError("--resume goes on with a run as it is: leave out files and --out.")
-        if not (resume / "config.yaml").exists():
-            raise EquipotError(f"{resume} has no config.yaml: it is not a run folder that can be resumed.")
+        _check_run_folder(resume)
         return Config.from_yaml(resume / "config.yaml", settings), resume
     if not files:
         raise EquipotError("nothing to train on: give a file of structures, a YAML configuration, or --resume RUN.")
@@ -86,6 +85,19 @@ def _configuration(
         raise EquipotError("give one YAML configuration, or files of structures, not both.")
     config = Config.from_yaml(files[0], settings) if is_yaml[0] else Config.from_files(files, settings)
     return config, out or _free_folder(files[0])
+
+
+def _check_run_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise EquipotError(
+            f"--resume {folder} is a file; give the folder of the run, such as {folder.resolve().parent}."
+        )
+    if not folder.exists():
+        near = sorted(str(path.parent) for path in Path("runs").glob("*/last.ckpt"))
+        hint = f" Runs here: {', '.join(near)}." if near else ""
+        raise EquipotError(f"--resume {folder}: there is no such folder.{hint}")
+    if not (folder / "config.yaml").exists():
+        raise EquipotError(f"{folder} has no config.yaml: it is not a run folder that can be resumed.")
 
 
 def _free_folder(file: Path) -> Path:
@@ -112,8 +124,8 @@ def _run(config: "Config", folder: Path, resume: bool) -> "TrainResult | None":
 
 
 def _print_result(result: "TrainResult", json: bool) -> None:
-    from equipot.pipeline import result_facts
     from equipot.run_record import read_json
+    from equipot.run_stages import result_facts
 
     if json:
         print_json(result_facts(result))

@@ -7,9 +7,10 @@ from ase.calculators.emt import EMT
 
 SMALL = [
     "design.channels=4", "design.max_ell=1", "design.max_L=1", "design.radial_mlp=[8]", "design.r_max=3.5",
-    "fit.max_epochs=2", "fit.batch_size=4", "md.steps=20", "run.threads=1",
+    "fit.max_epochs=2", "fit.batch_size=4", "md.steps=20", "md.timestep=0.05",
+    "md.temperature=10", "run.threads=1",
 ]  # fmt: skip
-"""Settings that make a run of a second or two."""
+"""Settings that make a run of a second or two; so short a training needs gentle dynamics."""
 
 
 def labelled(atoms: Atoms, **info) -> Atoms:

@@ -110,6 +110,41 @@ def test_evaluate_says_which_keys_it_uses(run, files, tmp_path):
     assert "data." not in said
 
 
+def test_evaluate_takes_a_virial_and_several_keys(run, files, tmp_path):
+    """The first key that a frame has is used; virial = −stress · volume, ASE's order of components."""
+    structures = ase.io.read(files / "hot.extxyz", ":")
+    for i, atoms in enumerate(structures):
+        atoms.info = {("E_one", "E_two")[i % 2]: atoms.info["REF_energy"]}
+        atoms.set_cell(20.0 * np.eye(3))
+        atoms.set_pbc(True)
+        atoms.info["W"] = 0.001 * (i + 1) * np.eye(3)
+    ase.io.write(tmp_path / "a.extxyz", structures)
+    flags = ["--energy-key", "E_one,E_two"]
+    with_virial = document("evaluate", run.model, tmp_path / "a.extxyz", *flags, "--virial-key", "W")
+    without = document("evaluate", run.model, tmp_path / "a.extxyz", *flags)
+    total = with_virial["sets"]["a.extxyz"]["total"]
+    assert total["energy_count"] == without["sets"]["a.extxyz"]["total"]["energy_count"] == 6
+    assert total["stress_rmse_meV_per_A3"] > 0
+    assert without["sets"]["a.extxyz"]["total"]["stress_rmse_meV_per_A3"] is None
+    found = document(
+        "evaluate", run.model, tmp_path / "a.extxyz", *flags, "--virial-key", "W", "--out", tmp_path / "p.extxyz"
+    )
+    predicted = np.array([atoms.get_stress(voigt=False) for atoms in ase.io.read(tmp_path / "p.extxyz", ":")])
+    reference = np.array([-0.001 * (i + 1) / 8000.0 * np.eye(3) for i in range(6)])
+    rmse = 1000 * np.sqrt(np.mean((predicted - reference) ** 2))
+    assert found["sets"]["a.extxyz"]["total"]["stress_rmse_meV_per_A3"] == pytest.approx(rmse, rel=1e-5)
+
+
+def test_of_several_processes_the_first_tells_a_mistake(tmp_path, monkeypatch):
+    """torchrun sets RANK and a file for the failure of each process, which it prints in its summary."""
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / rank))
+        stderr = call("info", tmp_path / "none.equipot", code=1).stderr
+        assert ("none.equipot" in stderr) == said
+        assert "none.equipot" in json.loads((tmp_path / rank).read_text())["message"]["message"]
+
+
 def test_evaluate_predicts_files_without_labels(run, files, tmp_path):
     out = tmp_path / "new" / "p.extxyz"
     result = call("evaluate", run.model, files / "water.extxyz", "--out", out, "--report", tmp_path / "new" / "r.html")
@@ -248,6 +283,9 @@ MISTAKES = [
     (["train", "{files}/train.extxyz", "--device", "cuda:99"], "device 'cuda:99' is not available here"),
     (["train", "{files}/train.extxyz", "--set", "data.energy_key=E"], "no frame has an energy under 'E'"),
     (["train", "{files}/train.extxyz", "--resume", "{run}"], "leave out files and --out"),
+    (["train", "{files}/train.extxyz", "--set", "data.valid={fraction: 0.1, fraction: 0.2}"], "is given twice"),
+    (["train", "--resume", "{files}/nowhere"], "there is no such folder"),
+    (["train", "--resume", "{model}"], "is a file; give the folder of the run"),
     (["train", "--resume", "{files}"], "it is not a run folder that can be resumed"),
     (["train", "{files}/train.extxyz", "--out", "{run}"], "holds a run already"),
     (["evaluate", "{files}/train.extxyz", "{files}/hot.extxyz"], "train.extxyz"),
@@ -270,6 +308,7 @@ MISTAKES = [
     (["data", "{files}/train.yaml"], "no format that can be recognised"),
     (["design", "show", "mase"], "Did you mean 'mace'?"),
     (["design", "show", "mace", "--species", "H,Q"], "not chemical symbols"),
+    (["design", "show", "mace", "--set", "channels={a: 1, a: 2}"], "is given twice"),
     (["design", "show", "mace", "--set", "channels"], "write axis=value"),
     (["design", "compare", "mace", "nequip", "--set", "layer=1"], "Did you mean 'layers'?"),
     (["options", "fitt"], "Did you mean 'fit'?"),
@@ -277,11 +316,17 @@ MISTAKES = [
 ]  # fmt: skip
 
 
+def _filled(argument, places):
+    for name, place in places.items():
+        argument = argument.replace(f"{{{name}}}", str(place))
+    return argument
+
+
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(m[0])[:60] for m in MISTAKES])
 def test_a_mistake_is_a_message_on_standard_error_and_status_1(run, files, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     places = {"files": files, "run": run.folder, "model": run.model, "tmp": tmp_path}
-    result = runner.invoke(app, [a.format(**places) for a in arguments])
+    result = runner.invoke(app, [_filled(a, places) for a in arguments])
     assert result.exit_code == 1, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr

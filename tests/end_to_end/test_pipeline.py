@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import SMALL
 
-from equipot import pipeline
+from equipot import pipeline, run_stages
 from equipot.config import Config
 from equipot.deploy.md_files import read_thermo
 from equipot.errors import EquipotError
@@ -92,7 +92,7 @@ def broken(*_, **__):
 
 def test_what_fails_after_the_training_does_not_lose_the_model(files, tmp_path, monkeypatch):
     for stage in ("evaluate_set", "evaluate_scan", "run_md"):
-        monkeypatch.setattr(pipeline, stage, broken)
+        monkeypatch.setattr(run_stages, stage, broken)
     result = train(config(files, "fit.max_epochs=1"), tmp_path / "run")
     assert [problem.split(" failed: ")[0] for problem in result.problems] == [
         "evaluation",
@@ -104,8 +104,25 @@ def test_what_fails_after_the_training_does_not_lose_the_model(files, tmp_path, 
         assert (tmp_path / "run" / file).read_text(encoding="utf-8").count("the disk is on fire") >= 3
 
 
+def test_dynamics_that_explodes_is_a_problem(files, tmp_path):
+    settings = ["fit.max_epochs=1", "md.temperature=300", "md.timestep=10", "md.steps=100", "scan=null"]
+    result = train(config(files, *settings), tmp_path / "run")
+    (problem,) = result.problems
+    assert problem.startswith("molecular dynamics failed: the model does not hold the structure together")
+    assert result.dynamics.status == "exploded"
+    assert "does not hold the structure together" in result.report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("index", "taken"), [(0, 0), (1, 1), (-1, 1), (-2, 0)])
+def test_the_structure_of_the_dynamics_is_counted_as_ase_does(files, index, taken):
+    configuration = config(files, f"md.index={index}")
+    data = pipeline.prepare(configuration).data
+    started = run_stages.start_structure(configuration, data)
+    np.testing.assert_array_equal(started.positions, data.valid.frames[taken].atoms.positions)
+
+
 def test_a_report_that_fails_does_not_lose_the_model_either(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "write_run_report", broken)
+    monkeypatch.setattr(run_stages, "write_run_report", broken)
     result = train(config(files, "fit.max_epochs=1", "md=false", "scan=null"), tmp_path / "run")
     assert len(result.problems) == 1
     assert result.problems[0].startswith("report failed")
@@ -118,6 +135,7 @@ def test_a_report_that_fails_does_not_lose_the_model_either(files, tmp_path, mon
         (["scan.x=angel"], "scan: frame 0 has no 'angel'; it has"),
         (["scan.file=nowhere.xyz"], "nowhere.xyz does not exist"),
         (["md.index=99"], "md.index is 99, but the validation set has 2 structures"),
+        (["md.index=-3"], "md.index is -3"),
         (["run.device=cuda:99"], "is not available here"),
     ],
 )
