@@ -1,11 +1,13 @@
 """Energies that cannot be right: too far from the energies of their atoms."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from equipot.data.atomic_energies import AtomicEnergies, compositions, interaction_energies
+from equipot.data.check import first_few
 from equipot.data.frame import Frame
 from equipot.errors import EquipotError
 
@@ -46,7 +48,7 @@ def check_energies(frames: Sequence[Frame], atomic_energies: AtomicEnergies) -> 
     distance = np.abs(per_atom - (0.0 if absolute else median))
     worst = int(distance.argmax())
     if distance[worst] > FARTHEST:
-        raise EquipotError(_one_wrong(known[worst], per_atom[worst], median, int((distance > FARTHEST).sum())))
+        raise EquipotError(_some_wrong(known, per_atom, median, distance, atomic_energies.energies))
 
 
 def unbound(frames: Sequence[Frame], atomic_energies: AtomicEnergies) -> list[str]:
@@ -101,9 +103,31 @@ _ONE_METHOD = (
 )
 
 
-def _one_wrong(frame: Frame, per_atom: float, median: float, count: int) -> str:
+def _some_wrong(
+    frames: Sequence[Frame], per_atom: np.ndarray, median: float, distance: np.ndarray, energies: Mapping[int, float]
+) -> str:
+    """Returns a sentence about the frames that are too far away: the worst one, their places, what explains them."""
+    far = np.flatnonzero(distance > FARTHEST)
+    worst = frames[int(distance.argmax())]
+    counted = f"{len(far)} of {len(frames)} frames lie more than {FARTHEST:g} eV/atom away"
+    if len(far) > 1:
+        counted += f" ({first_few(f'{Path(frames[i].source).name} frame {frames[i].index}' for i in far)})"
+    reason = "Such a frame did not converge, has another unit than eV or comes from another method"
+    unit = _unit_of([frames[i] for i in far], median, energies)
+    if unit is not None:
+        reason = f"They look like {unit}, and must be in eV: multiply them by {UNITS[unit]:.10g}; or such a frame did "
+        reason += "not converge or comes from another method"
     return (
-        f"{frame.where}: (E − ΣE0)/N = {per_atom:.4g} eV/atom with E = {frame.energy:.6g} eV, where the median is "
-        f"{median:.4g}; {count} frame(s) lie more than {FARTHEST:g} eV/atom away. Such a frame did not converge, has "
-        "another unit than eV or comes from another method: correct or remove it."
+        f"{worst.where}: (E − ΣE0)/N = {per_atom[int(distance.argmax())]:.4g} eV/atom with E = {worst.energy:.6g} eV, "
+        f"where the median is {median:.4g}; {counted}. {reason}: correct or remove it."
     )
+
+
+def _unit_of(frames: Sequence[Frame], median: float, energies: Mapping[int, float]) -> str | None:
+    """Returns the unit in which the energies of all these frames would lie as near the median as bonds allow."""
+    interaction = interaction_energies(frames, energies)
+    totals = np.array([frame.energy / len(frame.atoms) for frame in frames if frame.energy is not None])
+    for unit, factor in UNITS.items():
+        if (np.abs(factor * totals - (totals - interaction) - median) < BOUND[1] - BOUND[0]).all():
+            return unit
+    return None

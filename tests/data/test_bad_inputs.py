@@ -418,9 +418,23 @@ def test_one_energy_that_does_not_fit(write, cluster, atom, refuse):
     refuse(
         write("a.xyz", [*frames, atom("C"), atom("O")]),
         "frame 3: .*eV/atom with E = ",
-        "1 frame",
+        r"1 of 4 frames lie more than 100 eV/atom away\. Such a frame did not converge",
         "correct or remove it",
         valid={"indices": [0]},
+    )
+
+
+def test_some_energies_in_hartree(write, cluster, atom, refuse):
+    """All of them are named at once, with the unit that explains them."""
+    frames = [cluster(i) for i in range(12)]
+    for frame in frames[::3]:
+        frame.info["REF_energy"] /= 27.211386246
+    refuse(
+        write("a.xyz", [*frames, atom("C"), atom("O")]),
+        "4 of 11 frames lie more than 100 eV/atom away",
+        r"a\.xyz frame 0, .*frame 3, .*frame 6, .*frame 9\)",
+        r"They look like hartree, and must be in eV: multiply them by 27\.21",
+        valid={"indices": [1]},
     )
 
 
