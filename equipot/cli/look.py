@@ -143,7 +143,7 @@ def data(
     rows = [{**row, "file": Path(row["file"]).name} for row in found["files"]]
     columns = [key for key in rows[0] if any(row[key] not in ("–", 0, "") for row in rows)]
     print_table("Files: what was found (frames)", columns, [[row[key] for key in columns] for row in rows])
-    elements = [{**row, "E0 (eV)": f"{row['E0 (eV)']:.5f}"} for row in found["elements"]]
+    elements = [{**row, "E0 (eV)": f"{row['E0 (eV)']:.5f}".replace("-", "−")} for row in found["elements"]]
     print_table(
         f"Elements (E0: {found['atomic_energies_source']})", list(elements[0]), [list(e.values()) for e in elements]
     )

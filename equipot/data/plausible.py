@@ -107,7 +107,7 @@ def _some_wrong(
     frames: Sequence[Frame], per_atom: np.ndarray, median: float, distance: np.ndarray, energies: Mapping[int, float]
 ) -> str:
     """Returns a sentence about the frames that are too far away: the worst one, their places, what explains them."""
-    far = np.flatnonzero(distance > FARTHEST)
+    far = np.flatnonzero(distance > FARTHEST).tolist()
     worst = frames[int(distance.argmax())]
     counted = f"{len(far)} of {len(frames)} frames lie more than {FARTHEST:g} eV/atom away"
     if len(far) > 1:

@@ -61,7 +61,8 @@ def _measured(dataset: Dataset, energies: dict[int, float], r_max: float) -> dic
     if len(interaction):
         found["(E − ΣE0)/N, mean (eV/atom)"] = float(interaction.mean())
         found["(E − ΣE0)/N, standard deviation (eV/atom)"] = float(interaction.std())
-        found["(E − ΣE0)/N, lowest to highest (eV/atom)"] = f"{interaction.min():.4f} to {interaction.max():.4f}"
+        found["(E − ΣE0)/N, lowest (eV/atom)"] = float(interaction.min())
+        found["(E − ΣE0)/N, highest (eV/atom)"] = float(interaction.max())
     if forces:
         sizes = np.concatenate(forces)
         found["rms force component (eV/Å)"] = float(np.sqrt(np.mean(np.square(sizes)) / 3.0))
