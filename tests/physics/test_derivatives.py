@@ -1,5 +1,6 @@
 """Forces, virial and stress against finite differences, and the derivatives that training takes of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,19 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from equipot.geometry import batch_graphs, evaluate
+from equipot.geometry import Graph, batch_graphs, evaluate
+from equipot.models import Potential
+from equipot.models.model_file import converted
 
 from .small import STRUCTURES, Structure, cluster, every_point, potential, relative
 
 SYSTEMS = list(STRUCTURES.values())
+LEARNED = {
+    "triclinic": [STRUCTURES["crystal"]],
+    "slab": [STRUCTURES["slab"]],
+    "batch": [STRUCTURES["crystal"], STRUCTURES["slab"], cluster(3)],
+}
+"""What derivatives of higher order are checked on, alone and together."""
 STEP = 1e-4
 TOLERANCE = 1e-8
 
@@ -74,21 +83,90 @@ def test_every_force_component_and_every_strain_component_of_a_triclinic_cell():
         assert abs(-dE - prediction.virial[0, a, b]) < TOLERANCE
 
 
+def checked(case: str, name: str, outputs: Sequence[str]):
+    """What `evaluate` gives as a function of positions, cell and strain; where to check it, and how well."""
+    model, graph = potential(case), batch_graphs([s.graph() for s in LEARNED[name]])
+    one = torch.eye(3, dtype=torch.float64)
+
+    def predict(positions, cell, strain):
+        stretch = one + strain
+        stretched = (stretch.index_select(0, graph.system) @ positions.unsqueeze(-1)).squeeze(-1)
+        moved = replace(graph, positions=stretched, cell=cell @ stretch.mT)
+        prediction = evaluate(model, moved, create_graph=True)
+        return tuple(getattr(prediction, output) for output in outputs)
+
+    strain = torch.zeros(graph.num_systems, 3, 3, dtype=torch.float64)
+    inputs = tuple(x.clone().requires_grad_(True) for x in (graph.positions, graph.cell, strain))
+    scale = float(evaluate(model, graph).forces.abs().max())
+    return predict, inputs, {"fast_mode": True, "atol": 1e-5 * max(scale, 1.0), "rtol": 1e-4}
+
+
+@pytest.mark.parametrize("name", LEARNED)
 @every_point
-def test_gradcheck_and_gradgradcheck_on_positions_and_cell(case):
-    """First derivatives of energy, forces and virial, second derivatives of the energy."""
-    model = potential(case)
-    graph = batch_graphs([STRUCTURES["crystal"].graph(), cluster(3).graph()])
+def test_first_derivatives_of_energy_forces_virial_and_stress(case, name):
+    """With positions, cell and strain: up to the second derivatives of the energy."""
+    outputs = ["energy", "forces", "virial", *(["stress"] if name == "triclinic" else [])]
+    predict, inputs, options = checked(case, name, outputs)
+    assert gradcheck(predict, inputs, **options)
 
-    def predict(positions, cell):
-        return evaluate(model, replace(graph, positions=positions, cell=cell), create_graph=True)
 
-    inputs = tuple(x.clone().requires_grad_(True) for x in (graph.positions, graph.cell))
-    scale = float(predict(*inputs).forces.detach().abs().max())
-    options = {"fast_mode": True, "atol": 1e-5 * max(scale, 1.0), "rtol": 1e-4}
-    assert gradcheck(lambda r, c: predict(r, c)[0], inputs, **options)
-    assert gradcheck(lambda r, c: predict(r, c)[2:4], inputs, **options)
-    assert gradgradcheck(lambda r, c: predict(r, c)[0], inputs, **options)
+@every_point
+def test_second_derivatives_of_energy_forces_and_virial_of_a_batch(case):
+    predict, inputs, options = checked(case, "batch", ["energy", "forces", "virial"])
+    assert gradgradcheck(predict, inputs, **options)
+
+
+def training_terms(model: Potential, graph: Graph) -> torch.Tensor:
+    """Sums of squared errors of energy, forces and virial, attached to the weights; the labels are zero."""
+    prediction = evaluate(model, graph, create_graph=True)
+    return torch.stack([x.square().sum() for x in (prediction.energy, prediction.forces, prediction.virial)])
+
+
+def gradients(term: torch.Tensor, model: Potential) -> list[torch.Tensor]:
+    weights = list(model.parameters())
+    return list(torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True, materialize_grads=True))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@every_point
+def test_gradients_of_the_terms_of_the_loss_with_all_weights(case, name):
+    """What a step of training takes, along a direction in which every weight moves, against finite differences."""
+    model, graph = potential(case), batch_graphs([s.graph() for s in LEARNED[name]])
+    weights = list(model.parameters())
+    before, generator = [p.detach().clone() for p in weights], torch.Generator().manual_seed(5)
+    along = [p.square().mean().sqrt() * torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in before]
+
+    @torch.no_grad()
+    def terms(step: float) -> torch.Tensor:
+        for p, start, d in zip(weights, before, along, strict=True):
+            p.copy_(start + step * d)
+        try:
+            return training_terms(model, graph).detach()
+        finally:
+            for p, start in zip(weights, before, strict=True):
+                p.copy_(start)
+
+    expected = slope(terms)
+    for term, known in zip(training_terms(model, graph), expected, strict=True):
+        work = torch.stack([(g * d).sum() for g, d in zip(gradients(term, model), along, strict=True)])
+        assert work.abs().max() > 1e-6
+        assert abs(work.sum() - known) < TOLERANCE * work.abs().sum()
+
+
+@every_point
+def test_single_precision_agrees_with_double(case):
+    """Energies, forces, stress, and the gradients that training takes of each."""
+    exact, graph = potential(case), batch_graphs([s.graph() for s in SYSTEMS])
+    single = converted(exact, "float32")
+    one, two = evaluate(single, graph), evaluate(exact, graph)
+    crystal = two.stress.isfinite()
+    assert torch.equal(one.stress.isfinite(), crystal) and int(crystal.sum()) == 9
+    assert relative(one.energy, two.energy) < 1e-6
+    assert relative(one.forces, two.forces) < 1e-5
+    assert relative(one.stress[crystal], two.stress[crystal]) < 1e-5
+    for term, known in zip(training_terms(single, graph), training_terms(exact, graph), strict=True):
+        flat = [torch.cat([g.double().flatten() for g in gradients(*x)]) for x in ((term, single), (known, exact))]
+        assert relative(*flat) < 1e-4
 
 
 @pytest.mark.parametrize("case", ["nequip", "mace", "ace"])
