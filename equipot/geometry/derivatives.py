@@ -22,6 +22,8 @@ class Prediction(NamedTuple):
         forces: −∂E/∂r_i, eV/Å; on ghosts too.
         virial: −∂E/∂ε = −V σ of each system, eV.
         stress: σ = (1/V) ∂E/∂ε, eV/Å³, tension positive; NaN unless all three directions are periodic.
+
+    Forces, virial and stress are NaN where energies alone were asked for.
     """
 
     energy: Float[Tensor, " system"]
@@ -31,7 +33,9 @@ class Prediction(NamedTuple):
     stress: Float[Tensor, "system 3 3"]
 
 
-def evaluate(potential: NodeEnergies, graph: Graph, *, create_graph: bool = False) -> Prediction:
+def evaluate(
+    potential: NodeEnergies, graph: Graph, *, create_graph: bool = False, derivatives: bool = True
+) -> Prediction:
     r"""Returns energies, forces, virials and stresses of every system.
 
         g_e = ∂E/∂r_e,   F_i = Σ_{e: receiver i} g_e − Σ_{e: sender i} g_e,   σ = (1/V) Σ_e r_e ⊗ g_e
@@ -43,16 +47,20 @@ def evaluate(potential: NodeEnergies, graph: Graph, *, create_graph: bool = Fals
         potential: Called as ``potential(graph, vectors)``; returns the energies of the owned atoms.
         graph: The batch. For derivatives of forces with respect to positions or cell, let those require
             gradients and set `create_graph`.
-        create_graph: Keep the graph of the derivative, for a loss on forces or for higher derivatives.
+        create_graph: Keep the graph of energies and derivative, for a loss or for higher derivatives.
+        derivatives: Whether forces, virial and stress are wanted; without them they are NaN, and the potential
+            is not differentiated with respect to the edge vectors.
 
     Source: the virial theorem in pair form; signs and orders as in ASE (stress positive under tension).
     """
+    if not derivatives:
+        return _energies(potential, graph, create_graph)
     vectors = graph.vectors()
     if not vectors.requires_grad:
         vectors.requires_grad_(True)
     with torch.enable_grad():
         node_energy = potential(graph, vectors)
-        energy = _sum_over(node_energy, graph.system[: graph.num_owned], graph.num_systems)
+        energy = _sum_over_atoms(node_energy, graph)
         (g,) = torch.autograd.grad(
             energy.sum(), vectors, create_graph=create_graph, allow_unused=True, materialize_grads=True
         )
@@ -66,6 +74,18 @@ def evaluate(potential: NodeEnergies, graph: Graph, *, create_graph: bool = Fals
     volume = torch.linalg.det(graph.cell).abs()
     volume = torch.where(graph.pbc.all(dim=1) & (volume > 0), volume, torch.nan)
     return Prediction(energy, node_energy, forces, -strain_gradient, strain_gradient / volume[:, None, None])
+
+
+def _energies(potential: NodeEnergies, graph: Graph, create_graph: bool) -> Prediction:
+    with torch.set_grad_enabled(create_graph):
+        node_energy = potential(graph, graph.vectors())
+        energy = _sum_over_atoms(node_energy, graph)
+    nothing = node_energy.new_full((1, 3, 3), torch.nan).expand(graph.num_systems, 3, 3)
+    return Prediction(energy, node_energy, nothing.new_full((graph.num_nodes, 3), torch.nan), nothing, nothing)
+
+
+def _sum_over_atoms(node_energy: Float[Tensor, " owned"], graph: Graph) -> Float[Tensor, " system"]:
+    return _sum_over(node_energy, graph.system[: graph.num_owned], graph.num_systems)
 
 
 def _sum_over(values: Tensor, index: Tensor, size: int) -> Tensor:

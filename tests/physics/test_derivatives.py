@@ -201,6 +201,21 @@ def test_evaluate_works_under_no_grad_and_leaves_nothing_attached():
     assert not graph.positions.requires_grad
 
 
+@pytest.mark.parametrize("case", ["ace", "nequip", "mace"])
+def test_energies_alone_are_the_same_without_the_derivative(case):
+    """And so are their gradients with the weights; what was not asked for is NaN."""
+    model, graph = potential(case), batch_graphs([s.graph() for s in SYSTEMS])
+    whole = evaluate(model, graph, create_graph=True)
+    with torch.no_grad():
+        alone = evaluate(model, graph, create_graph=True, derivatives=False)
+    assert torch.equal(alone.energy, whole.energy) and torch.equal(alone.node_energy, whole.node_energy)
+    for given, known in zip(alone[2:], whole[2:], strict=True):
+        assert given.shape == known.shape and given.isnan().all()
+    for one, two in zip(*(gradients(p.energy.square().sum(), model) for p in (alone, whole)), strict=True):
+        assert torch.allclose(one, two, rtol=1e-12, atol=1e-12)
+    assert not any(value.requires_grad for value in evaluate(model, graph, derivatives=False))
+
+
 def test_forces_come_out_where_the_positions_carry_gradients_but_no_higher_derivative_is_wanted():
     model, graph = potential("botnet"), STRUCTURES["crystal"].graph()
     positions = graph.positions.clone().requires_grad_(True)
