@@ -9,8 +9,15 @@ import torch
 
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
+from equipot.fit.options import FitOptions
+from equipot.models.model_file import read_model_header
+
+CHECKPOINT = "last.ckpt"
 
 FORMAT_VERSION = 1
+
+PARTS = ("configuration", "state", "model", "optimiser", "average", "random")
+"""What a checkpoint holds, each a dictionary."""
 
 FREE_TO_CHANGE = frozenset({"fit.max_epochs", "fit.max_minutes"})
 """What may differ when a run is resumed: how long it goes on."""
@@ -28,23 +35,68 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint; no code in the file is run.
 
     Raises:
-        EquipotError: There is no such file, it is damaged, or it has another format version.
+        EquipotError: There is no such file, it is damaged or something else, parts are missing, or it has
+            another format version.
     """
+    if path.parent.is_file():
+        raise EquipotError(
+            f"cannot resume: {path.parent} is a file; give the folder of the run, which holds {path.name}"
+        )
     if not path.is_file():
         raise EquipotError(f"cannot resume: there is no checkpoint {path}; start the run without resuming")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, LookupError) as error:
+        raise EquipotError(f"cannot resume: {path} is {_what(path, error)}") from error
+    return _checked(content, path)
+
+
+def _what(path: Path, error: Exception) -> str:
+    """Returns what a file is that torch cannot read, and what to do."""
+    try:
+        read_model_header(path)
+    except EquipotError:
+        return f"damaged or not a checkpoint ({_first_line(error)}); start a new run"
+    return (
+        "an equipot model, not a checkpoint: it holds weights, but neither optimiser nor the state of a run. "
+        f"Put the run's own {CHECKPOINT} in its place, or start a new run"
+    )
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    """Returns the content of a checkpoint that has all its parts."""
+    if not isinstance(content, dict) or "format_version" not in content:
         raise EquipotError(
-            f"cannot resume: {path} is damaged or not a checkpoint ({_first_line(error)}); start a new run"
-        ) from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+            f"cannot resume: {path} is a file of torch, but not a checkpoint of equipot: it holds {_holds(content)}. "
+            f"Put the run's own {CHECKPOINT} in its place, or start a new run"
+        )
+    if content["format_version"] != FORMAT_VERSION:
         raise EquipotError(
-            f"cannot resume: {path} has checkpoint format {version}, this program reads {FORMAT_VERSION}; "
-            "resume with the version of equipot that wrote it"
+            f"cannot resume: {path} has checkpoint format {content['format_version']}, this program reads "
+            f"{FORMAT_VERSION}; resume with the version of equipot that wrote it"
+        )
+    missing = [part for part in PARTS if not isinstance(content.get(part), dict)]
+    if missing:
+        raise EquipotError(
+            f"cannot resume: the checkpoint {path} is not whole, it lacks {', '.join(missing)}; copy it again, "
+            "or start a new run"
         )
     return content
+
+
+def _holds(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"one object of type {type(content).__name__}"
+    return f"a dictionary with {', '.join(map(str, list(content)[:4]))}{' …' if len(content) > 4 else ''}"
+
+
+def misfit(path: Path, error: Exception) -> EquipotError:
+    """Returns the error of a checkpoint whose parts are there, but cannot be put into the run."""
+    reason = " ".join(str(error).split())
+    return EquipotError(
+        f"cannot resume: the checkpoint {path} is not whole or does not belong to this run "
+        f"({type(error).__name__}: {reason[:200]}); copy it again, or start a new run"
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -63,19 +115,40 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_resumable(folder: Path, options: FitOptions) -> None:
+    """Finds out whether the run in a folder can go on with some options, before any data are read.
+
+    Design, statistics and data are compared when the run is resumed.
+
+    Args:
+        folder: The folder of the run.
+        options: What it is to be resumed with.
+
+    Raises:
+        EquipotError: The folder has no usable checkpoint, or the options differ in more than `FREE_TO_CHANGE`.
+    """
+    configuration = load_checkpoint(Path(folder) / CHECKPOINT)["configuration"]
+    check_unchanged({"fit": configuration.get("fit")}, {"fit": options.model_dump(mode="json")})
+
+
+def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Compares the configuration of a run with the one it is to be resumed with.
+
+    Returns:
+        What differs and may: dotted key to (old, new) value.
 
     Raises:
         EquipotError: They differ in more than `FREE_TO_CHANGE`; the message names every difference.
     """
-    changed = {k: v for k, v in differences(old, new).items() if k not in FREE_TO_CHANGE}
+    found = differences(old, new)
+    changed = {k: v for k, v in found.items() if k not in FREE_TO_CHANGE}
     if changed:
         listed = "; ".join(f"{key} was {_short(a)} and is now {_short(b)}" for key, (a, b) in changed.items())
         allowed = ", ".join(sorted(FREE_TO_CHANGE))
         raise EquipotError(
             f"cannot resume with a changed configuration: {listed}. Only {allowed} may change; {_WHAT_TO_DO}"
         )
+    return found
 
 
 def _short(value: Any) -> str:

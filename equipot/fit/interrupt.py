@@ -47,8 +47,3 @@ class StopRequest:
             hint = "; Ctrl-C again to stop at once" if self._insist else ""
             logger.warning("%s: finishing this step and saving%s", signal.Signals(number).name, hint)
         self.requested = True
-
-    def check(self) -> None:
-        """Raises Interrupted where a stop was requested."""
-        if self.requested:
-            raise Interrupted

@@ -1,12 +1,15 @@
 """The loss: one formula, with its masks, weights and counts."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from equipot.data.dataset import Labels
+from equipot.data.dataset import Batch, Labels
 from equipot.fit.options import FitOptions, LossForm, LossWeights
-from equipot.geometry.derivatives import Prediction
+from equipot.geometry.derivatives import NodeEnergies, Prediction, evaluate
 from equipot.geometry.graph import Graph
 
 TERMS = ("energy", "forces", "stress")
@@ -44,15 +47,39 @@ def loss(sums: Float[Tensor, " term"], counts: Float[Tensor, " term"], weights: 
     return (w * sums / counts.clamp(min=1)).sum()
 
 
-def formula(options: FitOptions) -> str:
-    """Returns the loss of a run in one line, for its log."""
+def formula(options: FitOptions, label_numbers: Mapping[str, int]) -> str:
+    """Returns the loss of a run in one line, for its log: the terms that have labels.
+
+    Args:
+        options: Form and weights.
+        label_numbers: How many labels each term has.
+    """
     form = {"mse": "squared", "mae": "absolute", "huber": f"Huber (δ {options.huber_delta:g})"}[options.loss]
     stages = [options.loss_weights(i) for i in range(len(options.stages) + 1)]
+    errors = {"energy": "E/N [eV/atom]", "forces": "F [eV/Å]", "stress": "σ [eV/Å³]"}
     terms = " + ".join(
         f"{'→'.join(f'{getattr(w, name):g}' for w in stages)} · {error}"
-        for name, error in (("energy", "E/N [eV/atom]"), ("forces", "F [eV/Å]"), ("stress", "σ [eV/Å³]"))
+        for name, error in errors.items()
+        if label_numbers[name]
     )
-    return f"loss = {terms}, mean {form} errors"
+    missing = [name for name in errors if not label_numbers[name]]
+    return f"loss = {terms}, mean {form} errors" + (f" (no labels: {', '.join(missing)})" if missing else "")
+
+
+def training_prediction(potential: NodeEnergies, batch: Batch, derivatives: bool) -> tuple[Prediction, Labels]:
+    """Returns what the loss of a step compares: a prediction with its graph, and labels.
+
+    Args:
+        potential: The model.
+        batch: Some structures.
+        derivatives: Whether the loss is about forces or stress too (see `labels.learns_derivatives`); if not,
+            they are not computed, and their labels count as missing.
+    """
+    prediction = evaluate(potential, batch.graph, create_graph=True, derivatives=derivatives)
+    if derivatives:
+        return prediction, batch.labels
+    unknown = {name: torch.full_like(getattr(batch.labels, name), torch.nan) for name in ("forces", "stress")}
+    return prediction, replace(batch.labels, **unknown)
 
 
 def label_counts(labels: Labels) -> Float[Tensor, " term"]:

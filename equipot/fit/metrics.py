@@ -12,6 +12,7 @@ from torch.nn import Module
 from equipot.data.dataset import Batch, Dataset, Labels
 from equipot.fit.batches import in_order, prefetched
 from equipot.fit.distributed import Alone, Processes
+from equipot.fit.labels import label_numbers
 from equipot.fit.loss import atoms_per_system, label_counts, label_errors, loss, loss_sums
 from equipot.fit.options import FitOptions
 from equipot.geometry.derivatives import Prediction, evaluate
@@ -81,7 +82,7 @@ def evaluate_set(
     dataset: Dataset,
     options: FitOptions,
     processes: Processes | None = None,
-    watch: Callable[[], None] | None = None,
+    watch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Returns the loss and the errors on all structures of a set; see `loss.loss` and `error_table`.
 
@@ -90,7 +91,8 @@ def evaluate_set(
         dataset: Structures with labels.
         options: The loss, and how many structures to evaluate at a time.
         processes: Those that share the work.
-        watch: Called after each batch; may raise to end the evaluation.
+        watch: Called after each batch, equally often by all processes, whatever the number of batches of
+            each; it may raise, on all of them at once, to end the evaluation.
     """
     processes = Alone() if processes is None else processes
     names = sorted(set(dataset.config_types))
@@ -99,16 +101,17 @@ def evaluate_set(
     by_type = torch.zeros(len(names), COLUMNS, dtype=torch.float64, device=device)
     by_element = torch.zeros(len(chemical_symbols), 3, dtype=torch.float64, device=device)
     loss_terms = torch.zeros(2, 3, dtype=torch.float64, device=device)
-    own = range(processes.rank, len(dataset), processes.count)
-    parts = in_order(own, dataset.num_atoms.tolist(), options)
-    for indices, batch, prediction in _predicted(potential, dataset, parts):
+    shares = _shares(dataset, options, processes.count)
+    parts = shares[processes.rank]
+    for indices, batch, prediction in _predicted(potential, dataset, parts, _has_derivatives(dataset)):
         sums, elements = error_sums(prediction, batch.labels, batch.graph)
         by_type.index_add_(0, types[indices].to(device), sums)
         by_element += elements
         loss_terms[0] += loss_sums(prediction, batch.labels, batch.graph, options)
         loss_terms[1] += label_counts(batch.labels)
-        if watch is not None:
-            watch()
+        watch()
+    for _ in range(max(map(len, shares)) - len(parts)):
+        watch()
     by_type, by_element, loss_terms = (processes.sum(t) for t in (by_type, by_element, loss_terms))
     table = ErrorTable(
         total=named_errors(by_type.sum(dim=0)),
@@ -116,6 +119,17 @@ def evaluate_set(
         elements={chemical_symbols[z]: _forces(row.tolist()) for z, row in enumerate(by_element) if row[0] > 0},
     )
     return Evaluation(loss(loss_terms[0], loss_terms[1], options.final_loss_weights).item(), table)
+
+
+def _shares(dataset: Dataset, options: FitOptions, count: int) -> list[list[list[int]]]:
+    """Returns the batches of every process; together they have each structure once."""
+    num_atoms = dataset.num_atoms.tolist()
+    return [in_order(range(rank, len(dataset), count), num_atoms, options) for rank in range(count)]
+
+
+def _has_derivatives(dataset: Dataset) -> bool:
+    numbers = label_numbers(dataset)
+    return bool(numbers["forces"] or numbers["stress"])
 
 
 def predictions(
@@ -128,11 +142,11 @@ def predictions(
 
 
 def _predicted(
-    potential: Module, dataset: Dataset, parts: Sequence[list[int]]
+    potential: Module, dataset: Dataset, parts: Sequence[list[int]], derivatives: bool = True
 ) -> Iterator[tuple[list[int], Batch, Prediction]]:
     device = device_of(potential)
     for part, batch in zip(parts, prefetched(batch_maker(dataset, device), parts), strict=True):
-        yield part, batch, evaluate(potential, batch.graph)
+        yield part, batch, evaluate(potential, batch.graph, derivatives=derivatives)
 
 
 def batch_maker(dataset: Dataset, device: torch.device) -> Callable[[Sequence[int]], Batch]:

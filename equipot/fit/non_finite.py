@@ -7,7 +7,7 @@ from typing import NoReturn
 import torch
 
 from equipot.errors import EquipotError
-from equipot.fit.loss import label_counts, loss, loss_sums
+from equipot.fit.loss import label_counts, loss, loss_sums, training_prediction
 from equipot.fit.metrics import batch_maker
 from equipot.fit.optimise import trainable
 from equipot.fit.run import BEST, Run
@@ -27,9 +27,9 @@ def stop_non_finite(run: Run, indices: Sequence[int], value: float, norm: float)
     guilty: list[str] = []
     for index in indices:
         batch = make([index])
-        prediction = evaluate(run.model, batch.graph, create_graph=True)
-        terms = loss_sums(prediction, batch.labels, batch.graph, run.options)
-        alone = loss(terms, label_counts(batch.labels), run.options.loss_weights(run.state.stage))
+        prediction, labels = training_prediction(run.model, batch, run.learns_derivatives)
+        terms = loss_sums(prediction, labels, batch.graph, run.options)
+        alone = loss(terms, label_counts(labels), run.options.loss_weights(run.state.stage))
         gradients = torch.autograd.grad(alone, parameters, allow_unused=True)
         present += batch.names
         if not all(t.isfinite().all() for t in (alone, *gradients) if t is not None):

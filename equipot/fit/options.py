@@ -60,7 +60,7 @@ class FitOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # the loss
-    energy_weight: float = Field(default=1.0, ge=0, description="weight of the energy term, on errors in eV/atom")
+    energy_weight: float = Field(default=100.0, ge=0, description="weight of the energy term, on errors in eV/atom")
     forces_weight: float = Field(default=10.0, ge=0, description="weight of the forces term, on errors in eV/Å")
     stress_weight: float = Field(default=100.0, ge=0, description="weight of the stress term, on errors in eV/Å³")
     loss: LossForm = Field(

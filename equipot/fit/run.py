@@ -6,35 +6,33 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
+from equipot.files import write_atomically
 from equipot.fit.batches import minibatches
-from equipot.fit.checkpoint import check_unchanged, load_checkpoint, save_checkpoint
+from equipot.fit.checkpoint import CHECKPOINT, check_unchanged, load_checkpoint, misfit, save_checkpoint
 from equipot.fit.distributed import Processes
-from equipot.fit.interrupt import StopRequest
-from equipot.fit.metrics import COLUMNS, Errors, device_of
+from equipot.fit.interrupt import Interrupted, StopRequest
+from equipot.fit.labels import learns_derivatives
+from equipot.fit.metrics import device_of
 from equipot.fit.optimise import Average, Optimiser, trainable, weights_replaced
 from equipot.fit.options import FitOptions
 from equipot.fit.reporter import Reporter
-from equipot.fit.schedule import Plateau, learning_rate, stage_at
+from equipot.fit.schedule import learning_rate, stage_at
+from equipot.fit.state import State
 from equipot.models.potential import Potential
 
 logger = logging.getLogger("equipot.fit")
 
 BEST = "best.equipot"
 LAST = "last.equipot"
-CHECKPOINT = "last.ckpt"
 METRICS = "metrics.jsonl"
-
-TRACKED = 6 + COLUMNS
-"""Numbers summed over an epoch: three sums and three counts of the loss, and the error sums of `metrics`."""
 
 Status = Literal["finished", "patience", "min_lr", "time", "interrupted"]
 
@@ -45,54 +43,6 @@ class SaveModel(Protocol):
 
     def __call__(self, path: Path, potential: Potential, facts: dict[str, Any]) -> None:
         """Writes `potential` with `facts` about its training (epoch, errors, options, data hashes)."""
-
-
-@dataclass
-class State:
-    """Where a run stands; a checkpoint holds exactly this, and the tensors of model, optimiser and average.
-
-    Attributes:
-        epoch: Number of the present epoch, from 0.
-        step_in_epoch: Steps taken in it.
-        step: Steps taken in all.
-        stage: Stages that have begun.
-        seconds: Wall time of the run, earlier parts included, s.
-        sums: Sums over the steps of the present epoch; see `TRACKED`.
-        validated_step: Step at which the last validation was made, −1 before the first.
-        records: Lines written to metrics.jsonl.
-        waited: Validations of the last stage since the best one.
-        plateau: State of the plateau schedule.
-        best_loss: Smallest validation loss.
-        best_epoch: Epoch of it; −1 before the first validation.
-        best_errors: Validation errors there.
-        best_weights: Averaged weights there, by name.
-        norm: Norm of the last gradient.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    stage: int = 0
-    seconds: float = 0.0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(TRACKED, dtype=torch.float64))
-    validated_step: int = -1
-    records: int = 0
-    waited: int = 0
-    plateau: Plateau = field(default_factory=Plateau)
-    best_loss: float = math.inf
-    best_epoch: int = -1
-    best_errors: Errors = field(default_factory=dict)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    norm: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns numbers, strings, tensors, and dicts of them."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"plateau": asdict(self.plateau)}
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> "State":
-        """Returns the state that `as_dict` gave."""
-        return cls(**{**saved, "plateau": Plateau(**saved["plateau"])})
 
 
 @dataclass
@@ -131,6 +81,7 @@ class Run:
         self.device = device_of(self.model)
         self.num_atoms = [int(n) for n in self.train.num_atoms]
         self.minibatches = minibatches(self.num_atoms, self.options, 0)
+        self.learns_derivatives = learns_derivatives(self.train, self.options)
         self._data = {"train_data": self.train.hash(), "valid_data": self.valid.hash()}
         self._best_written = -1
         self.begin_session()
@@ -151,20 +102,35 @@ class Run:
     def tick(self) -> Status | None:
         """Agrees with all processes on the time, and returns why to stop before the next step, if so."""
         seconds = self._seconds_before + time.monotonic() - self._started
-        mine = [float(self.stop.requested), seconds if self.leads else 0.0]
-        device = self.device if self.processes.count > 1 else None
-        asked, self.state.seconds = self.processes.sum(torch.tensor(mine, dtype=torch.float64, device=device)).tolist()
+        asked, self.state.seconds = self._summed(self.stop.requested, seconds if self.leads else 0.0)
         if asked > 0:
             return "interrupted"
         limit = self.options.max_minutes
         return "time" if limit is not None and self.state.seconds >= 60 * limit else None
 
+    def check_stop(self) -> None:
+        """Agrees with all processes whether to stop now.
+
+        Raises:
+            Interrupted: One of them was asked to; it is raised on all.
+        """
+        if self._summed(self.stop.requested)[0] > 0:
+            raise Interrupted
+
+    def _summed(self, *numbers: float) -> list[float]:
+        """Returns the sums of numbers over all processes; all must call it."""
+        device = self.device if self.processes.count > 1 else None
+        return self.processes.sum(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
+
     @property
     def progress(self) -> float:
         """Fraction of the run that is over, by epochs or by the clock, whichever is ahead."""
+        return self._progress(self.options)
+
+    def _progress(self, options: FitOptions) -> float:
         epochs = self.state.epoch + self.state.step_in_epoch / len(self.minibatches)
-        clock = self.state.seconds / (60 * self.options.max_minutes) if self.options.max_minutes else 0.0
-        return min(1.0, max(epochs / self.options.max_epochs, clock))
+        clock = self.state.seconds / (60 * options.max_minutes) if options.max_minutes else 0.0
+        return min(1.0, max(epochs / options.max_epochs, clock))
 
     @property
     def seconds_left(self) -> float | None:
@@ -201,10 +167,13 @@ class Run:
     @property
     def lr(self) -> float:
         """Learning rate of the next step."""
+        return self._lr(self.options)
+
+    def _lr(self, options: FitOptions) -> float:
         return learning_rate(
-            self.options,
+            options,
             step=self.state.step,
-            progress=self.progress,
+            progress=self._progress(options),
             plateau=self.state.plateau.factor,
             stage=self.state.stage,
         )
@@ -302,28 +271,55 @@ class Run:
         Raises:
             EquipotError: There is no usable checkpoint, or the configuration has changed.
         """
-        content = load_checkpoint(self.folder / CHECKPOINT)
-        check_unchanged(content["configuration"], self.configuration)
-        self.model.load_state_dict(content["model"])
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.average.load_state_dict(content["average"])
-        self.state = State.from_dict(content["state"])
-        self.state.best_weights = {k: v.to(self.device) for k, v in self.state.best_weights.items()}
-        torch.set_rng_state(content["random"]["cpu"])
-        if self.device.type == "cuda" and content["random"]["cuda"] is not None:
-            torch.cuda.set_rng_state(content["random"]["cuda"], self.device)
+        path = self.folder / CHECKPOINT
+        content = load_checkpoint(path)
+        changed = check_unchanged(content["configuration"], self.configuration)
+        try:
+            self._take_up(content)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise misfit(path, error) from error
         self._best_written = self.state.best_epoch
         self._keep_records()
         self.minibatches = minibatches(self.num_atoms, self.options, self.state.epoch)
         self.begin_session()
         logger.info("resumed at epoch %d, step %d", self.state.epoch, self.state.step)
+        if changed:
+            self._announce(changed)
+
+    def _take_up(self, content: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(content["model"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.average.load_state_dict(content["average"])
+        self.state = State.from_dict(content["state"])
+        names = trainable(self.model) if self.state.best_epoch >= 0 else ()
+        self.state.best_weights = {name: self.state.best_weights[name].to(self.device) for name in names}
+        torch.set_rng_state(content["random"]["cpu"])
+        if self.device.type == "cuda" and content["random"]["cuda"] is not None:
+            torch.cuda.set_rng_state(content["random"]["cuda"], self.device)
+
+    def _announce(self, changed: Mapping[str, tuple[Any, Any]]) -> None:
+        """Says what another length of the run does to the learning rate."""
+        before = self.options.model_copy(update={key.removeprefix("fit."): old for key, (old, _) in changed.items()})
+        what = ", ".join(f"{key} was {old} and is now {new}" for key, (old, new) in changed.items())
+        was, now = self._lr(before), self._lr(self.options)
+        if self.ended():
+            effect = "there is no epoch left to train"
+        elif math.isclose(was, now, rel_tol=1e-9):
+            effect = f"the learning rate of the next step stays at {now:.3g}"
+        else:
+            effect = (
+                f"the learning rate goes from {was:.3g} to {now:.3g} at this point, because the "
+                f"{self.options.schedule} schedule now spans the new length"
+            )
+        logger.warning("%s: %s (epoch %d, step %d)", what, effect, self.state.epoch, self.state.step)
 
     def _keep_records(self) -> None:
         """Drops lines of metrics.jsonl written after the checkpoint: they will be written again."""
         path = self.folder / METRICS
         if self.leads and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            path.write_text("".join(lines[: self.state.records]), encoding="utf-8")
+            kept = "".join(lines[: self.state.records])
+            write_atomically(path, lambda temporary: temporary.write_text(kept, encoding="utf-8"))
 
     def begin(self) -> None:
         """Prepares the folder of a new run.

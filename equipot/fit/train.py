@@ -16,15 +16,15 @@ from equipot.errors import EquipotError
 from equipot.fit import distributed
 from equipot.fit.batches import prefetched, share
 from equipot.fit.interrupt import Interrupted, StopRequest
-from equipot.fit.labels import check_labels
-from equipot.fit.loss import formula, label_counts, loss, loss_sums
+from equipot.fit.labels import check_labels, label_numbers
+from equipot.fit.loss import formula, label_counts, loss, loss_sums, training_prediction
 from equipot.fit.metrics import Errors, batch_maker, error_sums, evaluate_set, named_errors
 from equipot.fit.non_finite import NonFiniteError, stop_non_finite, stop_non_finite_validation
 from equipot.fit.optimise import build_average, build_optimiser, overwrite, trainable
 from equipot.fit.options import FitOptions
 from equipot.fit.reporter import Reporter, StepReport, all_reporters
-from equipot.fit.run import BEST, CHECKPOINT, TRACKED, Run, SaveModel, Status
-from equipot.geometry.derivatives import evaluate
+from equipot.fit.run import BEST, CHECKPOINT, Run, SaveModel, Status
+from equipot.fit.state import TRACKED
 from equipot.models.model_file import save_potential
 from equipot.models.potential import Potential
 
@@ -72,10 +72,10 @@ def fit(
     """Trains a potential in place, and leaves it with the averaged weights of its best validation.
 
     The folder then holds `best.equipot` and `last.equipot` (models), `last.ckpt` (to resume from) and
-    `metrics.jsonl` (a line for each validation). SIGINT and SIGTERM end the run after the step in hand, with
-    the same files. On a CPU a resumed run ends with the same bits as one that never stopped, at an equal
-    number of threads and without `max_minutes`. Under `torchrun` (see `distributed.started`) all processes
-    call this with the same arguments, and only the first writes.
+    `metrics.jsonl` (a line for each validation). SIGINT and SIGTERM to any of the processes end the run after
+    the step or the validation batch in hand, with the same files. On a CPU a resumed run ends with the same
+    bits as one that never stopped, at an equal number of threads and without `max_minutes`. Under `torchrun`
+    (see `distributed.started`) all processes call this with the same arguments, and only the first writes.
 
     Args:
         potential: The model, on the device and in the precision that it is trained in.
@@ -116,7 +116,7 @@ def fit(
             run.restore()
         else:
             run.begin()
-        logger.info("%s", formula(options))
+        logger.info("%s", formula(options, label_numbers(train)))
         return _supervised(run)
 
 
@@ -236,16 +236,16 @@ def _share_of_step(
     run: Run, batch: Batch | None, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
     """Returns the tracked sums and the gradients of this process's share of a minibatch."""
-    tracked = torch.zeros(TRACKED, dtype=torch.float64, device=run.device)
-    counts = tracked[3:6] if batch is None else label_counts(batch.labels)
-    all_counts = run.processes.sum(counts)
     if batch is None:
+        tracked = torch.zeros(TRACKED, dtype=torch.float64, device=run.device)
+        run.processes.sum(tracked[3:6])
         return tracked, [None] * len(parameters)
-    prediction = evaluate(run.model, batch.graph, create_graph=True)
-    terms = loss_sums(prediction, batch.labels, batch.graph, run.options)
-    value = loss(terms, all_counts, run.options.loss_weights(run.state.stage))
+    prediction, labels = training_prediction(run.model, batch, run.learns_derivatives)
+    counts = label_counts(labels)
+    terms = loss_sums(prediction, labels, batch.graph, run.options)
+    value = loss(terms, run.processes.sum(counts), run.options.loss_weights(run.state.stage))
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    by_structure, _ = error_sums(prediction, batch.labels, batch.graph)
+    by_structure, _ = error_sums(prediction, labels, batch.graph)
     return torch.cat([terms.detach(), counts, by_structure.sum(dim=0)]), gradients
 
 
@@ -254,12 +254,11 @@ def validate(run: Run) -> None:
 
     Raises:
         NonFiniteError: The validation loss is not finite.
-        Interrupted: A stop was requested; nothing is remembered. With several processes it is not looked for.
+        Interrupted: One of the processes was asked to stop; nothing is remembered.
     """
     state, options = run.state, run.options
-    watch = run.stop.check if run.processes.count == 1 else None
     with run.average.applied():
-        evaluation = evaluate_set(run.model, run.valid, options, run.processes, watch)
+        evaluation = evaluate_set(run.model, run.valid, options, run.processes, run.check_stop)
         if not math.isfinite(evaluation.loss):
             stop_non_finite_validation(run)
         better = evaluation.loss < state.best_loss

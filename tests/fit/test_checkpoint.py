@@ -5,16 +5,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import small
 import torch
 
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
 from equipot.fit.checkpoint import (
+    PARTS,
     check_unchanged,
     differences,
     load_checkpoint,
     save_checkpoint,
 )
+from equipot.fit.train import fit
+from equipot.models.model_file import save_potential
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
@@ -31,15 +35,20 @@ write_atomically(Path(sys.argv[1]), write)
 """
 
 
+def whole(**state) -> dict:
+    """A checkpoint with all its parts, most of them empty."""
+    return {**{part: {} for part in PARTS}, "state": state}
+
+
 def test_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "last.ckpt"
-    save_checkpoint(path, {"step": 1, "weights": torch.arange(3.0)})
+    save_checkpoint(path, whole(step=1, weights=torch.arange(3.0)))
     done = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert load_checkpoint(path)["weights"].tolist() == [0, 1, 2]
+    assert load_checkpoint(path)["state"]["weights"].tolist() == [0, 1, 2]
     assert len(os.listdir(tmp_path)) == 2
-    save_checkpoint(path, {"step": 2})
-    assert load_checkpoint(path)["step"] == 2
+    save_checkpoint(path, whole(step=2))
+    assert load_checkpoint(path)["state"]["step"] == 2
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
@@ -72,7 +81,7 @@ def empty(path: Path) -> None:
 @pytest.mark.parametrize("damage", [truncated, foreign, empty])
 def test_a_damaged_checkpoint_is_named(tmp_path, damage):
     path = tmp_path / "last.ckpt"
-    save_checkpoint(path, {"step": 1, "weights": torch.zeros(1000)})
+    save_checkpoint(path, whole(step=1, weights=torch.zeros(1000)))
     damage(path)
     with pytest.raises(EquipotError, match=r"last\.ckpt is damaged or not a checkpoint"):
         load_checkpoint(path)
@@ -92,6 +101,81 @@ def test_no_checkpoint_and_another_format(tmp_path):
     torch.save({"format_version": 99}, path)
     with pytest.raises(EquipotError, match="has checkpoint format 99, this program reads 1"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_part_is_named(tmp_path, part):
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {name: value for name, value in whole(step=1).items() if name != part})
+    with pytest.raises(EquipotError, match=rf"last\.ckpt is not whole, it lacks {part}; copy it again"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"epoch": 3, "model_state_dict": {"w": torch.zeros(2)}}, r"a dictionary with epoch, model_state_dict"),
+        ([torch.zeros(2)], "one object of type list"),
+        (torch.zeros(2), "one object of type Tensor"),
+    ],
+)
+def test_a_file_of_torch_that_is_no_checkpoint_is_called_that(tmp_path, content, what):
+    path = tmp_path / "last.ckpt"
+    torch.save(content, path)
+    with pytest.raises(EquipotError, match=f"file of torch, but not a checkpoint of equipot: it holds {what}"):
+        load_checkpoint(path)
+
+
+def test_a_model_in_the_place_of_a_checkpoint_is_called_that(tmp_path):
+    path = tmp_path / "last.ckpt"
+    save_potential(path, small.potential())
+    with pytest.raises(EquipotError, match=r"last\.ckpt is an equipot model, not a checkpoint.*start a new run"):
+        load_checkpoint(path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_called_that(tmp_path):
+    path = tmp_path / "best.equipot"
+    save_potential(path, small.potential())
+    with pytest.raises(EquipotError, match=r"best\.equipot is a file; give the folder of the run"):
+        load_checkpoint(path / "last.ckpt")
+
+
+def without_epoch(content: dict) -> None:
+    del content["state"]["epoch"]
+
+
+def without_best_weight(content: dict) -> None:
+    del content["state"]["best_weights"]["embedding.weight"]
+
+
+def without_random_state(content: dict) -> None:
+    content["random"] = {}
+
+
+def without_average(content: dict) -> None:
+    content["average"] = {}
+
+
+def without_weight(content: dict) -> None:
+    del content["model"]["embedding.weight"]
+
+
+def without_optimiser(content: dict) -> None:
+    content["optimiser"] = {"state": {}, "param_groups": []}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [without_epoch, without_best_weight, without_random_state, without_average, without_weight, without_optimiser],
+)
+def test_a_part_with_something_missing_is_an_error_that_says_so(tmp_path, damage):
+    data = small.dataset(3), small.dataset(2, seed=1)
+    fit(small.potential(), *data, small.options(max_epochs=1), tmp_path)
+    content = load_checkpoint(tmp_path / "last.ckpt")
+    damage(content)
+    save_checkpoint(tmp_path / "last.ckpt", content)
+    with pytest.raises(EquipotError, match=r"last\.ckpt is not whole or does not belong to this run .*start a new"):
+        fit(small.potential(), *data, small.options(max_epochs=1), tmp_path, resume=True)
 
 
 def test_differences_name_nested_keys():

@@ -4,7 +4,7 @@ import small
 import torch
 
 from equipot.data.dataset import Dataset
-from equipot.fit.loss import label_counts, loss, loss_sums
+from equipot.fit.loss import formula, label_counts, loss, loss_sums
 from equipot.fit.options import FitOptions
 from equipot.geometry.derivatives import evaluate
 
@@ -78,6 +78,16 @@ def test_missing_labels_leave_the_gradient_finite(mixed):
     gradients = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
     assert all(g.isfinite().all() for g in gradients if g is not None)
     assert any(g.abs().max() > 0 for g in gradients if g is not None)
+
+
+def test_the_formula_has_the_terms_that_have_labels():
+    options = FitOptions(loss="mae", stages=[{"from_epoch": 5, "energy_weight": 2.0}])
+    whole = "loss = 100→2 · E/N [eV/atom] + 10→10 · F [eV/Å] + 100→100 · σ [eV/Å³], mean absolute errors"
+    assert formula(options, {"energy": 3, "forces": 2, "stress": 1}) == whole
+    without = "loss = 100 · E/N [eV/atom] + 10 · F [eV/Å], mean squared errors (no labels: stress)"
+    assert formula(FitOptions(), {"energy": 3, "forces": 2, "stress": 0}) == without
+    alone = "loss = 100 · E/N [eV/atom], mean squared errors (no labels: forces, stress)"
+    assert formula(FitOptions(), {"energy": 3, "forces": 0, "stress": 0}) == alone
 
 
 def test_loss_without_any_label_is_zero(mixed):

@@ -3,7 +3,9 @@ import pytest
 import small
 
 from equipot.data.dataset import Dataset
-from equipot.fit.metrics import error_table, errors
+from equipot.fit.distributed import Alone
+from equipot.fit.interrupt import Interrupted
+from equipot.fit.metrics import error_table, errors, evaluate_set
 from equipot.geometry.derivatives import evaluate
 
 
@@ -45,6 +47,42 @@ def test_errors_are_exact_whatever_the_batches(frames, batch_size):
     model = small.potential()
     found = errors(model, Dataset(frames, small.R_MAX), batch_size)
     assert found == pytest.approx(by_hand(model, frames), rel=1e-12)
+
+
+class OneOfThree(Alone):
+    """A process that does its share and hears nothing of the others."""
+
+    count = 3
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+
+@pytest.mark.parametrize("choice", [{"valid_batch_size": 1}, {"batch_size": None, "batch_atoms": 5}])
+def test_every_process_asks_equally_often_whether_to_stop(choice):
+    """Four structures on three processes: one has two batches, but a sum over all needs all to take part."""
+    data, asked = small.dataset(4), []
+    for rank in range(3):
+        asked.append(0)
+
+        def watch(rank: int = rank) -> None:
+            asked[rank] += 1
+
+        evaluate_set(small.potential(), data, small.options(**choice), OneOfThree(rank), watch)
+    assert asked == [2, 2, 2]
+
+
+def test_an_evaluation_can_be_ended_between_two_batches():
+    calls = []
+
+    def watch() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        evaluate_set(small.potential(), small.dataset(4), small.options(valid_batch_size=1), watch=watch)
+    assert len(calls) == 2
 
 
 def test_errors_by_config_type_and_element(frames):

@@ -32,6 +32,10 @@ def test_every_option_is_described():
     assert [name for name, field in FitOptions.model_fields.items() if not field.description] == []
 
 
+def test_energies_forces_and_stresses_all_count_by_default():
+    assert FitOptions().loss_weights(0).model_dump() == {"energy": 100.0, "forces": 10.0, "stress": 100.0}
+
+
 def test_options_survive_json():
     options = FitOptions(stages=[{"from_progress": 0.5, "energy_weight": 3.0}], loss="huber")
     assert FitOptions.model_validate_json(options.model_dump_json()) == options

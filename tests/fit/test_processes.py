@@ -48,7 +48,11 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     processes = [start("together", folder, RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in (0, 1)]
-    codes = [process.wait(timeout=120) for process in processes]
+    try:
+        codes = [process.wait(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert codes == [0, 0], output_of(folder, "0").read_text() + output_of(folder, "1").read_text()
     return folder
 
@@ -81,6 +85,14 @@ def test_two_processes_equal_one(two, tmp_path, name):
     for report in json.loads((two / f"{name}.json").read_text()):
         assert report["total"] == pytest.approx(one, rel=1e-9)
         assert report["weights"] == pytest.approx(small.total_weight(model), rel=1e-9)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_validation_of_two_processes_is_left_together_when_one_is_asked_to_stop(two, who):
+    """At once, although the other process has one structure more, or one less; and the run goes on bit for bit."""
+    report = json.loads((two / f"stopped-{who}.json").read_text())
+    assert report == {"ends": [["interrupted", 1, 6]] * 2, "lines": 1}
+    small.assert_same_run(two / "straight", two / f"stopped-{who}")
 
 
 def reached(model, parameter, dataset) -> bool:

@@ -1,12 +1,13 @@
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import small
 import torch
 
 from equipot.errors import EquipotError
-from equipot.fit.checkpoint import load_checkpoint
+from equipot.fit.checkpoint import check_resumable, load_checkpoint
 from equipot.fit.interrupt import StopRequest
 from equipot.fit.metrics import errors
 from equipot.fit.train import fit
@@ -115,6 +116,80 @@ def test_a_lost_session_is_trained_again(data, tmp_path):
         file.write(json.dumps({"epoch": 1, "lost": True}) + "\n")
     fit(small.potential(), *data, options, tmp_path / "twice", resume=True)
     small.assert_same_run(tmp_path / "once", tmp_path / "twice")
+
+
+def test_metrics_are_whole_when_dropping_lines_is_interrupted(data, tmp_path, monkeypatch):
+    """The old file, with the lines that a lost session wrote, or the new one; never half of it."""
+    fit(small.potential(), *data, small.options(), tmp_path, reporter=small.Interrupter(7))
+    metrics = tmp_path / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write(json.dumps({"epoch": 2, "lost": True}) + "\n")
+    before = metrics.read_text()
+
+    def half(path: Path, text: str, **how) -> None:
+        path.write_bytes(text.encode()[: len(text) // 2])
+        raise OSError("the power is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", half)
+        with pytest.raises(OSError, match="the power is gone"):
+            fit(small.potential(), *data, small.options(), tmp_path, resume=True)
+    assert metrics.read_text() == before
+    fit(small.potential(), *data, small.options(), tmp_path, resume=True)
+    assert [line["epoch"] for line in small.records(tmp_path)] == [0, 1, 2]
+
+
+def warnings(caplog) -> str:
+    return "\n".join(r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "fit." in r.getMessage())
+
+
+def test_another_length_says_what_it_does_to_the_learning_rate(data, tmp_path, caplog):
+    """Half of the longer cosine: 1/2 of the rate, where the shorter one had come down to its hundredth."""
+    fit(small.potential(), *data, small.options(max_epochs=2), tmp_path)
+    fit(small.potential(), *data, small.options(max_epochs=2), tmp_path, resume=True)
+    assert warnings(caplog) == ""
+    fit(small.potential(), *data, small.options(max_epochs=4), tmp_path, reporter=small.Interrupter(7), resume=True)
+    assert warnings(caplog) == (
+        "fit.max_epochs was 2 and is now 4: the learning rate goes from 0.0001 to 0.00505 at this point, because "
+        "the cosine schedule now spans the new length (epoch 2, step 6)"
+    )
+    caplog.clear()
+    fit(small.potential(), *data, small.options(max_epochs=2), tmp_path, resume=True)
+    assert "max_epochs was 4 and is now 2: there is no epoch left to train" in warnings(caplog)
+
+
+def test_another_time_says_what_it_does_to_the_learning_rate(data, tmp_path, caplog):
+    choice = {"max_epochs": 3, "schedule": "exponential", "final_lr_fraction": 0.01}
+    fit(small.potential(), *data, small.options(**choice), tmp_path, reporter=small.Interrupter(3))
+    rate = 0.01 * 0.01 ** (1 / 3)
+    seconds = load_checkpoint(tmp_path / "last.ckpt")["state"]["seconds"]
+    options = small.options(**choice, max_minutes=2 * seconds / 60)
+    fit(small.potential(), *data, options, tmp_path, reporter=small.Interrupter(4), resume=True)
+    said = warnings(caplog)
+    assert f"max_minutes was None and is now {options.max_minutes}: the learning rate goes from {rate:.3g} to " in said
+    assert "to 0.001 at this point, because the exponential schedule" in said
+
+
+def test_another_length_without_a_schedule_keeps_the_learning_rate(data, tmp_path, caplog):
+    fit(small.potential(), *data, small.options(max_epochs=1, schedule="constant"), tmp_path)
+    fit(small.potential(), *data, small.options(max_epochs=2, schedule="constant"), tmp_path, resume=True)
+    assert "max_epochs was 1 and is now 2: the learning rate of the next step stays at 0.01 (" in warnings(caplog)
+
+
+def test_options_are_compared_before_there_are_data(data, tmp_path):
+    """With the message that a resumed run would give."""
+    fit(small.potential(), *data, small.options(max_epochs=1), tmp_path / "run")
+    check_resumable(tmp_path / "run", small.options(max_epochs=9, max_minutes=3.0))
+    changed = small.options(max_epochs=1, lr=0.02, stages=[{"from_epoch": 3}])
+    with pytest.raises(
+        EquipotError, match=r"fit\.stages was \[\] and is now .*; fit\.lr was 0\.01 and is now 0\.02\."
+    ) as early:
+        check_resumable(tmp_path / "run", changed)
+    with pytest.raises(EquipotError) as late:
+        fit(small.potential(), *data, changed, tmp_path / "run", resume=True)
+    assert str(early.value) == str(late.value)
+    with pytest.raises(EquipotError, match="there is no checkpoint"):
+        check_resumable(tmp_path / "other", changed)
 
 
 def test_a_longer_run_continues_a_finished_one(data, tmp_path):

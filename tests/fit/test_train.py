@@ -161,12 +161,78 @@ def test_nothing_to_learn_from(data, tmp_path):
 
 
 def test_energies_alone_are_learned_with_a_warning(data, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "equipot")
     bare = Dataset([small.labelled(f.atoms, 0, forces=None, stress=None) for f in small.frames(6)], small.R_MAX)
     result = fit(small.potential(), bare, bare, small.options(max_epochs=10, lr=0.05), tmp_path)
     assert "no training structure has forces" in caplog.text
+    assert "loss = 100 · E/N [eV/atom], mean squared errors (no labels: forces, stress)" in caplog.text
     assert result.errors["forces_rmse_meV_per_A"] is None
     lines = small.records(tmp_path)
     assert lines[-1]["valid_energy_rmse_meV_per_atom"] < lines[0]["valid_energy_rmse_meV_per_atom"]
+
+
+def differentiated(model) -> list[bool]:
+    """Grows by whether forces can be had, each time that the model is called."""
+    seen: list[bool] = []
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[1].requires_grad))
+    return seen
+
+
+def stripped(count: int, seed: int = 0, **changes) -> Dataset:
+    return Dataset([small.labelled(f.atoms, f.index, **changes) for f in small.frames(count, seed)], small.R_MAX)
+
+
+LATER_FORCES = {"forces_weight": 0.0, "stress_weight": 0.0, "stages": [{"from_epoch": 1, "forces_weight": 1.0}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights", "in_steps", "in_validation"),
+    [
+        ({}, {}, True, True),
+        ({}, {"forces_weight": 0.0, "stress_weight": 0.0}, False, True),
+        ({"forces": None, "stress": None}, {}, False, False),
+        ({"forces": None}, {}, True, True),
+        ({"forces": None}, {"stress_weight": 0.0}, False, True),
+        ({}, LATER_FORCES, True, True),
+    ],
+    ids=["all", "no weights", "no labels", "stress alone", "stress without weight", "forces later"],
+)
+def test_forces_are_computed_where_something_asks_for_them(tmp_path, changes, weights, in_steps, in_validation):
+    """In a step where labels have a weight in some stage, in a validation where there are labels to compare with."""
+    model = small.potential()
+    seen = differentiated(model)
+    train, valid = stripped(6, **changes), stripped(3, seed=1, **changes)
+    fit(model, train, valid, small.options(max_epochs=1, **weights), tmp_path)
+    assert seen[:3] == [in_steps, in_steps, in_validation]
+    (line,) = small.records(tmp_path)
+    assert (line["train_forces_rmse_meV_per_A"] is not None) == (in_steps and "forces" not in changes)
+    assert (line["valid_forces_rmse_meV_per_A"] is not None) == ("forces" not in changes)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_leaving_out_forces_without_weight_changes_nothing_else(data, tmp_path, monkeypatch, resumed):
+    options = small.options(forces_weight=0.0, stress_weight=0.0)
+    lean, full = small.potential(), small.potential()
+    if resumed:
+        fit(small.potential(), *data, options, tmp_path / "lean", reporter=small.Interrupter(4))
+    fit(lean, *data, options, tmp_path / "lean", resume=resumed)
+    monkeypatch.setattr("equipot.fit.run.learns_derivatives", lambda dataset, options: True)
+    fit(full, *data, options, tmp_path / "full")
+    for one, two in zip(lean.parameters(), full.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-12)
+    for one, two in zip(small.records(tmp_path / "lean"), small.records(tmp_path / "full"), strict=True):
+        names = [k for k in two if "valid_" in k or k in ("train_loss", "gradient_norm", "lr")]
+        names += [k for k in two if k.startswith("train_energy")]
+        assert {k: one[k] for k in names if not isinstance(two[k], dict)} == pytest.approx(
+            {k: two[k] for k in names if not isinstance(two[k], dict)}, rel=1e-9
+        )
+
+
+def test_a_non_finite_energy_is_named_where_forces_are_left_out(tmp_path):
+    frames = [*small.frames(4), small.labelled(small.frames(1)[0].atoms, 77, energy=1e200)]
+    options = small.options(forces_weight=0.0, stress_weight=0.0)
+    with pytest.raises(NonFiniteError, match=r"give this alone: small\.xyz#77\."):
+        fit(small.potential(), Dataset(frames, small.R_MAX), small.dataset(2), options, tmp_path)
 
 
 def test_a_minibatch_of_one_isolated_atom(data, tmp_path):
@@ -193,7 +259,7 @@ def test_the_log_has_a_line_per_validation(data, tmp_path, capsys):
     with logging_to(tmp_path / "log.txt"):
         fit(small.potential(), *data, small.options(), tmp_path / "run")
     log = (tmp_path / "log.txt").read_text()
-    assert "loss = 1 · E/N [eV/atom] + 10 · F [eV/Å] + 100 · σ [eV/Å³], mean squared errors" in log
+    assert "loss = 100 · E/N [eV/atom] + 10 · F [eV/Å] + 100 · σ [eV/Å³], mean squared errors" in log
     assert "training: 8 structures, labels: 8 energy, 8 forces, 2 stress" in log
     assert log.count("meV/atom") == 3 and "finished after 3 epochs, 9 steps" in log
     assert capsys.readouterr().err.count("meV/atom") == 3
