@@ -20,10 +20,6 @@ from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
 FIRST_MODEL: dict[str, Any] = {"name": "mace", "channels": 32, "max_L": 1, "max_ell": 2, "correlation": 2}
 """The design where none is named: small enough for a few minutes on a laptop."""
 
-FIRST_FIT: dict[str, Any] = {"energy_weight": 100.0}
-"""Where training differs from `FitOptions`: with 100 for errors in eV/atom against 10 for errors in eV/Å, neither
-energies nor forces are neglected."""
-
 FIRST_DYNAMICS: dict[str, Any] = {"steps": 2000}
 """Where the molecular dynamics after training differs from `MDOptions`."""
 
@@ -121,7 +117,7 @@ class Config(_Section):
         return cls(
             data=_section(DataOptions, "data", {"seed": run.seed, **given["data"]}, source),
             design=design,
-            fit=_section(FitOptions, "fit", {"seed": run.seed, **FIRST_FIT, **given["fit"]}, source),
+            fit=_section(FitOptions, "fit", {"seed": run.seed, **given["fit"]}, source),
             run=run,
             md=_dynamics(merged.get("md", {}), source),
             scan=None if not merged.get("scan") else _section(ScanOptions, "scan", merged["scan"], source),
@@ -334,7 +330,7 @@ def section_keys(section: str) -> dict[str, dict[str, Any]]:
     """Returns default and meaning of every key of a section."""
     models: dict[str, list[type[BaseModel]]] = {"md": [DynamicsOptions, MDOptions]}
     first_axes = {key: value for key, value in FIRST_MODEL.items() if key != "name"}
-    values = {"design": first_axes, "fit": FIRST_FIT, "md": FIRST_DYNAMICS}
+    values = {"design": first_axes, "md": FIRST_DYNAMICS}
     keys: dict[str, dict[str, Any]] = {}
     if section == "design":
         keys["name"] = {"default": FIRST_MODEL["name"], "meaning": "named point; `equipot design list` lists them"}

@@ -31,7 +31,7 @@ from equipot.data.load import LoadedData, load
 from equipot.data.read import read_frames
 from equipot.deploy.md import Progress
 from equipot.errors import EquipotError
-from equipot.fit import distributed
+from equipot.fit import check_resumable, distributed
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
 from equipot.fit.run import CHECKPOINT
 from equipot.fit.train import FitResult, fit
@@ -76,7 +76,9 @@ def train(
     began = time.monotonic()
     with distributed.started(default_device(config.run.device)) as place, threads(config.run.threads):
         leads = distributed.current().rank == 0
-        if not resume:
+        if resume:
+            check_resumable(folder, config.fit)
+        else:
             _check_new(folder)
         level = logging.INFO if leads else logging.ERROR
         with logging_to(folder / LOG if leads else None, level), Warnings() as warnings:

@@ -40,9 +40,10 @@ class RadialMLP(nn.Module):
     def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
         """Returns R."""
         x = features.basis
-        for W, scale in zip(self.weights[:-1], self.scales[:-1], strict=True):
-            x = self.activation(x @ (W * scale))
-        return (x @ (self.weights[-1] * self.scales[-1])) * features.envelope
+        *hidden, last = (W * scale for W, scale in zip(self.weights, self.scales, strict=True))
+        for W in hidden:
+            x = self.activation(x @ W)
+        return (x @ last) * features.envelope
 
 
 class RadialLinear(nn.Module):

@@ -11,10 +11,10 @@ import torch
 
 from equipot.data.dataset import Dataset
 from equipot.fit.batches import minibatches
-from equipot.fit.loss import label_counts, loss, loss_sums
+from equipot.fit.labels import learns_derivatives
+from equipot.fit.loss import label_counts, loss, loss_sums, training_prediction
 from equipot.fit.metrics import device_of
 from equipot.fit.options import FitOptions
-from equipot.geometry.derivatives import evaluate
 from equipot.models.potential import Potential
 
 
@@ -89,9 +89,9 @@ def _time_step(potential: Potential, train: Dataset, indices: list[int], options
     device = device_of(potential)
     started = time.perf_counter()
     batch = train.batch(indices).to(device)
-    prediction = evaluate(potential, batch.graph, create_graph=True)
-    sums = loss_sums(prediction, batch.labels, batch.graph, options)
-    value = loss(sums, label_counts(batch.labels), options.final_loss_weights)
+    prediction, labels = training_prediction(potential, batch, learns_derivatives(train, options))
+    sums = loss_sums(prediction, labels, batch.graph, options)
+    value = loss(sums, label_counts(labels), options.final_loss_weights)
     parameters = [p for p in potential.parameters() if p.requires_grad]
     torch.autograd.grad(value, parameters, allow_unused=True)
     if device.type == "cuda":

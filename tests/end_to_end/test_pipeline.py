@@ -86,6 +86,13 @@ def test_resuming_with_another_configuration_names_the_difference(run):
     assert (run.folder / "config.yaml").read_bytes() == before
 
 
+def test_options_are_compared_before_data_are_read(run, monkeypatch):
+    monkeypatch.setattr(pipeline, "prepare", lambda *_: 1 / 0)
+    changed = Config.from_yaml(run.folder / "config.yaml", ["fit.lr=0.5"])
+    with pytest.raises(EquipotError, match="lr"):
+        train(changed, run.folder, resume=True)
+
+
 def broken(*_, **__):
     raise RuntimeError("the disk is on fire")
 

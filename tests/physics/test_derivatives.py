@@ -189,6 +189,20 @@ def test_forces_have_gradients_for_every_weight_that_they_depend_on(case):
     assert abs(slope(force) - g[0, 0]) < TOLERANCE * g.abs().max()
 
 
+@every_point
+def test_weights_may_be_given_from_outside(case):
+    """torch.func.functional_call gives the gradients of the weights in place, for ensembles and sensitivities."""
+    model, graph = potential(case), cluster().graph()
+    inside = dict(model.named_parameters())
+    expected = torch.autograd.grad(model(graph, graph.vectors()).sum(), inside.values(), allow_unused=True)
+    outside = {name: p.detach().clone().requires_grad_() for name, p in inside.items()}
+    energy = torch.func.functional_call(model, outside, (graph, graph.vectors())).sum()
+    found = torch.autograd.grad(energy, outside.values(), allow_unused=True)
+    for theirs, ours in zip(expected, found, strict=True):
+        assert (theirs is None) == (ours is None)
+        assert theirs is None or torch.equal(theirs, ours)
+
+
 def test_evaluate_works_under_no_grad_and_leaves_nothing_attached():
     model, graph = potential("botnet"), STRUCTURES["crystal"].graph()
     expected = evaluate(model, graph)
