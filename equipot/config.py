@@ -174,13 +174,15 @@ def parse_settings(settings: Sequence[str]) -> Raw:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Raw:
-    """Returns `below` with the entries of `above` put in, dictionaries entry by entry."""
+    """Returns `below` with the entries of `above` put in, dictionaries entry by entry; an empty one empties."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(value, Mapping) and isinstance(old, str) and key == "design":
             old = {"name": old}
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value:
+            value = _merged(old, value)
+        merged[key] = value
     return merged
 
 
@@ -307,7 +309,7 @@ def _map_data_paths(data: Raw, change: Callable[[str], str]) -> Raw:
         data["tests"] = mapped(tests)
     valid = data.get("valid")
     if isinstance(valid, Mapping):
-        data["valid"] = {k: change(v) if isinstance(v, str) else v for k, v in valid.items()}
+        data["valid"] = {k: mapped(v) for k, v in valid.items()}
     elif not _is_number(valid):
         data["valid"] = mapped(valid)
         if valid is None:

@@ -74,7 +74,7 @@ def train(
     config = config if isinstance(config, Config) else Config.from_yaml(config)
     folder = Path(folder)
     began = time.monotonic()
-    with distributed.started(default_device(config.run.device)) as place, threads(config.run.threads):
+    with distributed.started(str(as_device(config.run.device))) as place, threads(config.run.threads):
         leads = distributed.current().rank == 0
         if resume:
             check_resumable(folder, config.fit)
@@ -92,17 +92,6 @@ def train(
                 finish(config, prepared, result, warnings, md_progress)
                 result.seconds = time.monotonic() - began
         return result
-
-
-def default_device(name: str) -> str:
-    """Returns the device that ``auto`` stands for here, or the one named.
-
-    Raises:
-        EquipotError: There is no such device here.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return str(as_device(name))
 
 
 def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:

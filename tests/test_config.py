@@ -200,3 +200,10 @@ def test_merged_keys_of_an_anchor_are_not_given_twice(tmp_path):
 def test_a_key_given_twice_in_a_setting_is_an_error():
     with pytest.raises(EquipotError, match="'H' is given twice"):
         parse_settings(["data.atomic_energies={H: -1, H: -2}"])
+
+
+def test_an_empty_mapping_empties(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {train: a.xyz, tests: {hot: b.xyz}}")
+    assert Config.from_yaml(path).data.tests != {}
+    assert Config.from_yaml(path, ["data.tests={}"]).data.tests == {}

@@ -22,7 +22,9 @@ from equipot.errors import EquipotError
 from equipot.yaml_file import parse_yaml
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output instead of tables.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …", rich_help_panel="Run")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 …; auto (default): a GPU if there is one.", rich_help_panel="Run")
+]
 Dtype = Annotated[
     str | None, typer.Option(help="float32 or float64; default: as the model was saved.", rich_help_panel="Run")
 ]

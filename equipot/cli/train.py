@@ -160,12 +160,13 @@ def _files(result: "TrainResult") -> list[list[str]]:
 
 def _print_plan(config: "Config", folder: Path, json: bool) -> None:
     from equipot.fit.reporter import logging_to
-    from equipot.pipeline import default_device, prepare
+    from equipot.models.model_file import as_device
+    from equipot.pipeline import prepare
     from equipot.run_record import data_facts
     from equipot.study.cost import estimate, threads
 
     with logging_to(None), threads(config.run.threads):
-        prepared = prepare(config, default_device(config.run.device))
+        prepared = prepare(config, as_device(config.run.device))
         cost = estimate(prepared.potential, prepared.data.train, prepared.data.valid, config.fit)
     if json:
         document: dict[str, Any] = {

@@ -71,13 +71,15 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     check_output("--out", out, [model, *files], structures=True)
     check_output("--report", report, [model, *files, *([out] if out else [])])
     keys = keys_of({"energy": energy_key, "forces": forces_key, "stress": stress_key, "virial": virial_key})
-    potential = load_potential(model, device=device or "cpu", dtype=dtype, check=True)
+    potential = load_potential(model, device=device or "auto", dtype=dtype, check=True)
     sets = load_files(named, potential, keys, predict=out is not None)
     work = partial(_evaluate_some, potential, next(iter(sets.values())), batch_size)
     with using(_thread_count(threads, device, work)):
         found = {name: evaluate_set(potential, dataset, batch_size) for name, dataset in sets.items()}
     documents = {name: each.as_dict() for name, each in found.items()}
     if out is not None:
+        if out.suffix not in (".xyz", ".extxyz"):
+            note(f"warning: {out} cannot hold reference forces (REF_forces); a path that ends in .extxyz can.")
         note(f"{write_predictions(out, list(found.values()))} structures with predictions are in {out}.")
     if report is not None:
         _write_report(report, model, found)
@@ -99,15 +101,17 @@ def _evaluate_some(potential: "Potential", dataset: "Dataset", batch_size: int) 
 
 def _thread_count(given: int | None, device: str | None, work: Callable[[], object]) -> int | None:
     """Returns the number of CPU threads to use; None leaves torch's, on a GPU."""
+    from equipot.models.model_file import as_device
     from equipot.study.cost import fastest_threads
 
-    return given if given is not None or (device or "cpu") != "cpu" else fastest_threads(work)
+    on_cpu = as_device(device or "auto").type == "cpu"
+    return fastest_threads(work) if given is None and on_cpu else given
 
 
 def _calculator(model: Path, device: str | None, dtype: str | None) -> "EquipotCalculator":
     from equipot.deploy.ase_calculator import EquipotCalculator
 
-    return EquipotCalculator(model, device=device, dtype=dtype)
+    return EquipotCalculator(model, device=device or "auto", dtype=dtype)
 
 
 def _step(calculator: "EquipotCalculator", atoms: "Atoms") -> Callable[[], object]:

@@ -156,8 +156,8 @@ def least_squares(counts: np.ndarray, per_atom: np.ndarray) -> Fit:
     least squares may reproduce every energy with meaningless ε; λ is then the greatest of `RIDGES` whose leave-one-out
     error, of each structure predicted from the others, is within one standard error of the least (Hastie, Tibshirani
     and Friedman, The Elements of Statistical Learning, 2009, section 7.10). Energies that are exactly sums over
-    elements are therefore fitted exactly. λ does not grow with the number of structures, so elements that many
-    structures determine keep their energies.
+    elements are therefore fitted exactly as soon as the other structures predict each one. λ does not grow with the
+    number of structures, so elements that many structures determine keep their energies.
 
     Args:
         counts: n, [structure species].

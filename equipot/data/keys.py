@@ -38,6 +38,13 @@ _NOT_LABELS = frozenset(
 )
 _GRADIENTS = frozenset(("gradient", "gradients", "grad", "de_dr", "dedr"))
 _WORDS = {"energy": ("energ",), "forces": ("forc", "grad"), "stress": ("stress",), "virial": ("viri",)}
+_SHORT = {
+    "energy": ("e", "e0", "u", "epot", "toten", "e_total"),
+    "forces": ("f", "frc"),
+    "stress": ("s",),
+    "virial": ("w",),
+}
+"""Names that are too short to be taken for a label unasked."""
 _OTHER_MEANING = ("kinetic", "per_atom", "std", "sigma", "error", "unit", "weight", "cutoff")
 TOLERANCE = {"energy": 1e-4, "forces": 1e-3, "stress": 1e-5, "virial": 1e-3}
 """Two keys for one label agree within this (eV, eV/Å, eV/Å³, eV)."""
@@ -93,6 +100,19 @@ def _rank(label: str, key: Key) -> tuple[int, int, str] | None:
         return None
     tier = _CALCULATOR if key.place == "calculator" else _PREFIXES.get(prefix, _PLAIN)
     return tier, _NAMES[label].index(name), key.name
+
+
+def without_labels(atoms: ase.Atoms) -> ase.Atoms:
+    """Returns a copy of a structure without calculator and without what "auto" would take for a label.
+
+    Labels belong to the positions that they were computed at; structures that move must not carry them along.
+    """
+    bare = atoms.copy()
+    for place in (bare.info, bare.arrays):
+        for name in [n for n in place if n not in _NOT_LABELS]:
+            if any(_rank(label, Key("file", name.removesuffix(MATRIX_SUFFIX))) for label in LABELS):
+                del place[name]
+    return bare
 
 
 def choose(label: str, frames: Sequence[dict[Key, Any]], wanted: tuple[str, ...], path: str) -> Choice:
@@ -185,7 +205,9 @@ def misspelt(label: str, frames: Sequence[dict[Key, Any]]) -> str | None:
 def suspect(label: str, frames: Sequence[dict[Key, Any]]) -> str | None:
     """Returns a key that looks like a misspelt or unusual name of a label, judged by its letters and its shape."""
     by_word = [
-        name for name in _unknown_but_fitting(label, frames) if any(word in name.lower() for word in _WORDS[label])
+        name
+        for name in _unknown_but_fitting(label, frames)
+        if any(word in name.lower() for word in _WORDS[label]) or name.lower() in _SHORT[label]
     ]
     return misspelt(label, frames) or (min(by_word, key=len) if by_word else None)
 

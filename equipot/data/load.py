@@ -72,7 +72,8 @@ def load(options: DataOptions, r_max: float, progress: Progress | None = None) -
     train_frames = weighted((reading.frames[i] for i in split.train), options.config_type_weights)
     valid_frames = weighted(valid_frames, options.config_type_weights)
     check_weights(train_frames)
-    E0 = find_atomic_energies(train_frames, options.atomic_energies, reading.isolated_atoms, options.keys)
+    isolated = _isolated(reading, options.atomic_energies)
+    E0 = find_atomic_energies(train_frames, options.atomic_energies, isolated, options.keys)
     others = {"valid": valid_frames, **{name: readings[name].frames for name in options.tests}}
     check_energies(train_frames, E0)
     for frames in others.values():
@@ -85,7 +86,8 @@ def load(options: DataOptions, r_max: float, progress: Progress | None = None) -
     warnings += [*measured.warnings, *unbound(train_frames, E0), *doubts(train), *_isolated_elsewhere(readings, E0)]
     warnings += correlated(reading.frames) if isinstance(options.valid, float) else []
     for name, dataset in sets.items():
-        warnings += [*leakage(train.frames, dataset.frames, name), *_shifted(train, dataset, name, E0.energies)]
+        warnings += leakage(train.frames, dataset.frames, name)
+        warnings += _shifted(dataset.frames, measured.statistics, f"the {name} set")
     return LoadedData(
         train=train,
         valid=sets.pop("valid"),
@@ -117,7 +119,15 @@ def load_set(
     check_species(reading.frames, statistics.species, "the model")
     energies = dict(zip(statistics.species, statistics.atomic_energies, strict=True))
     check_energies(reading.frames, AtomicEnergies(energies, statistics.atomic_energies_source))
+    reading.warnings += _shifted(reading.frames, statistics, paths if isinstance(paths, str) else ", ".join(paths))
     return Dataset(reading.frames, r_max), reading
+
+
+def _isolated(reading: Reading, wanted: str | Mapping[str, float]) -> dict[int, float]:
+    """Returns the energies of isolated atoms as far as they matter: beside a table they are only compared with it."""
+    if not isinstance(wanted, str):
+        return {int(f.atoms.numbers[0]): f.energy for f in reversed(reading.isolated) if f.energy is not None}
+    return reading.isolated_atoms if wanted in ("auto", "isolated_atoms") else {}
 
 
 def _read_all(options: DataOptions) -> dict[str, Reading]:
@@ -168,18 +178,24 @@ def _isolated_elsewhere(readings: Mapping[str, Reading], E0: AtomicEnergies) -> 
     ]
 
 
-def _shifted(train: Dataset, other: Dataset, name: str, energies: dict[int, float]) -> list[str]:
-    """Energies that lie far from those of training point to another method."""
-    ours, theirs = (interaction_energies(each.frames, energies) for each in (train, other))
-    ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
-    if not len(ours) or not len(theirs):
+def _shifted(frames: Sequence[Frame], statistics: Statistics, name: str) -> list[str]:
+    """Energies that lie far from those of training point to another method.
+
+    Args:
+        frames: Structures of another set.
+        statistics: Those of the training set.
+        name: How to call the other set.
+    """
+    energies = dict(zip(statistics.species, statistics.atomic_energies, strict=True))
+    theirs = interaction_energies(frames, energies)
+    theirs = theirs[np.isfinite(theirs)]
+    if not len(theirs):
         return []
-    shift = float(np.median(theirs) - np.median(ours))
-    if abs(shift) < 1.0 + 10 * float(ours.std()):
+    shift = float(np.median(theirs)) - statistics.energy_mean
+    if abs(shift) < 1.0 + 10 * statistics.energy_std:
         return []
     return [
-        f"energies of the {name} set lie {shift:+.3g} eV/atom from those of the training set; do they come from "
-        "another method?"
+        f"energies of {name} lie {shift:+.3g} eV/atom from those of the training set; do they come from another method?"
     ]
 
 

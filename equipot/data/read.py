@@ -28,7 +28,7 @@ class LabelSummary:
         keys: Keys that it was taken from, with the number of frames for each, isolated atoms among them.
         frames: Frames that have it, isolated atoms aside.
         missing: Frames that do not.
-        masked: Frames that have it without being able to use it: a stress without three periodic directions.
+        masked: Frames that have it without being able to use it: a stress or virial without three periodic directions.
     """
 
     keys: dict[str, int]
@@ -221,7 +221,10 @@ def _label_summary(
     keys = Counter(taken[0].name for _, _, taken in found if taken is not None)
     structures = [(stress, taken) for frame, stress, taken in found if not frame.isolated]
     given = sum(taken is not None for _, taken in structures)
-    masked = sum(bool(stress.masked) for stress, _ in structures) if choice.label == "stress" else 0
+    masked = {
+        "stress": sum(bool(stress.masked) for stress, _ in structures),
+        "virial": sum(stress.virial is not None and stress.stress is None for stress, _ in structures),
+    }.get(choice.label, 0)
     return LabelSummary(dict(keys), given - masked, len(structures) - given, masked)
 
 

@@ -113,6 +113,7 @@ def _position(reading: Reading, position: dict[str, int], entry: Any, option: st
                 f"from 0 to {len(reading.names) - 1}."
             )
         name = reading.names[entry]
+    name = _full_name(str(name), reading.names)
     if name in position:
         return position[name]
     if name in reading.names:
@@ -126,6 +127,14 @@ def _position(reading: Reading, position: dict[str, int], entry: Any, option: st
         f"{option}: '{name}' is not a structure of the training files.{hint} Entries are numbers from 0 to "
         f"{len(reading.names) - 1} or names such as '{reading.names[0]}'."
     )
+
+
+def _full_name(name: str, names: Sequence[str]) -> str:
+    """Returns the name of a structure that is given by file name instead of path, where only one fits."""
+    if name in names:
+        return name
+    fitting = [full for full in names if Path(full).name == Path(name).name]
+    return fitting[0] if len(fitting) == 1 else name
 
 
 def _entries(given: str | Sequence[int | str], which: str) -> list[int | str]:

@@ -229,7 +229,7 @@ def _limits(probe: _Probe) -> dict[str, Check]:
         "extensivity": Check(_extensivity(probe), "relative", ROUNDING, "twice the structure has twice the energy"),
         "batch": Check(_batch(probe), "relative", ROUNDING, "structures in one batch do not see each other"),
         "isolated_atoms": Check(
-            _isolated(probe), "meV", None, "largest |E − E0| of a single atom (zero without a shift of the energy)"
+            _isolated(probe), "meV", None, "largest |E − E0| of a single atom; zero in some designs only"
         ),
     }
 

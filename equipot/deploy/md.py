@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from equipot.data.keys import without_labels
 from equipot.deploy import md_files
 from equipot.deploy.ase_calculator import EquipotCalculator, check_elements
 from equipot.deploy.integrators import Motion, degrees_of_freedom, draw_velocities
@@ -169,6 +170,7 @@ class _Run:
         md_files.write_thermo_header(self.folder)
         (self.folder / self.options.trajectory).unlink(missing_ok=True)
         self.record(progress)
+        md_files.write_restart(self.folder, self._point())
 
     def record(self, progress: Progress | None) -> None:
         """Write the row and the frame that are due at this step."""
@@ -297,7 +299,7 @@ def _start(calculator: EquipotCalculator, atoms: Atoms | None, options: MDOption
             "or give another folder."
         )
     check_elements(calculator.potential, atoms)
-    atoms = atoms.copy()
+    atoms = without_labels(atoms)
     atoms.calc = calculator
     rng = np.random.default_rng(options.seed)
     moving = bool(np.any(atoms.get_momenta() != 0))

@@ -28,6 +28,7 @@ _FREE_TO_CHANGE = (
     "max_force", "max_temperature", "min_distance_fraction",
 )  # fmt: skip
 _INTERNAL = "internal."
+_SIMPLE = (str, int, float, np.generic)
 _ARRAY = "arrays."
 
 
@@ -169,7 +170,7 @@ def write_restart(folder: Path, restart: Restart) -> None:
         "options": restart.options.model_dump(mode="json"),
         "generator": state.generator,
         "arrays": _numeric(atoms),
-        "info": {name: value for name, value in atoms.info.items() if isinstance(value, str | int | float)},
+        "info": {name: value for name, value in atoms.info.items() if isinstance(value, _SIMPLE)},
         "constraints": [constraint.todict() for constraint in atoms.constraints],
     }
     contiguous = {name: np.ascontiguousarray(value).reshape(np.shape(value)) for name, value in arrays.items()}

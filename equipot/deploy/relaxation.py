@@ -13,6 +13,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 
+from equipot.data.keys import without_labels
 from equipot.deploy import md_files
 from equipot.deploy.ase_calculator import EquipotCalculator, check_elements
 from equipot.deploy.options import RelaxOptions
@@ -78,7 +79,7 @@ def relax(
     else:
         calculator = EquipotCalculator(potential, device=device, dtype=dtype)
     _check(calculator.potential, atoms, options)
-    moving = atoms.copy()
+    moving = without_labels(atoms)
     moving.calc = calculator
     run = _Descent(moving, calculator, options, None if trajectory is None else Path(trajectory))
     return run.run(progress)

@@ -50,8 +50,8 @@ class ModelHeader(BaseModel):
     """What a model file says about itself; readable without building the model.
 
     `design` and `statistics` define the function, `dtype` the precision its parameters are stored in,
-    `parameters` their number, `provenance` how it was made (data hash, resolved configuration, final errors,
-    seed and split; whatever JSON can hold).
+    `parameters` their number, `provenance` how it was made (data hash, resolved configuration with its seeds,
+    final errors; whatever JSON can hold).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,7 +137,7 @@ def load_potential(
     header, tensors = _read(path)
     state = _under(tensors, _STATE)
     potential = Potential(header.design, header.statistics, dtype=as_dtype(dtype or header.dtype))
-    _fill(potential, state, Path(path))
+    _fill(potential, state, header, Path(path))
     potential = potential.to(as_device(device)).eval()
     if check:
         check_self_test(potential, _under(tensors, _SELF_TEST), DTYPES[header.dtype], name=str(path))
@@ -148,7 +148,7 @@ def read_model_header(path: str | os.PathLike[str]) -> ModelHeader:
     """The header of a model file, without its tensors.
 
     Raises:
-        EquipotError: as `load_potential`, except that damaged tensors are not noticed.
+        EquipotError: as `load_potential`, except that no checksum is compared and tensors are not looked at.
     """
     content = _open(Path(path))
     document, _ = _upgraded(_parse(content), {}, content.path)
@@ -192,11 +192,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def as_device(device: torch.device | str) -> torch.device:
-    """A torch device that exists on this machine.
+    """A torch device that exists on this machine; ``auto`` is a GPU if there is one, else the CPU.
 
     Raises:
         EquipotError: the name is unknown or there is no such device here.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
@@ -358,13 +360,15 @@ def _under(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _fill(potential: Potential, state: Tensors, path: Path) -> None:
+def _fill(potential: Potential, state: Tensors, header: ModelHeader, path: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in potential.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wanted != given:
+    count = sum(parameter.numel() for parameter in potential.parameters())
+    if wanted != given or count != header.parameters:
         names = sorted({name for name, _ in wanted.items() ^ given.items()})
+        differ = ", ".join(names[:4]) or f"their number ({count}, the header says {header.parameters})"
         raise EquipotError(
-            f"{path}: its tensors do not fit its design; they differ in {', '.join(names[:4])}. "
+            f"{path}: its tensors do not fit its design; they differ in {differ}. "
             "The file was changed by hand or written by another version of equipot."
         )
     potential.load_state_dict(state)

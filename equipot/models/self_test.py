@@ -51,6 +51,11 @@ def check_self_test(
     Raises:
         EquipotError: energies or forces differ by more than rounding explains.
     """
+    missing = [part for part in ("positions", "atomic_numbers", "node_energy", "forces") if part not in stored]
+    if missing:
+        raise EquipotError(
+            f"{name} has no self-test ({', '.join(missing)} missing): it was changed by hand, and cannot be checked."
+        )
     prediction = evaluate(potential, _graph(potential, stored["positions"], stored["atomic_numbers"]))
     scale = 1.0 + stored["forces"].abs().max().item()
     tolerance = max(TOLERANCES[potential.dtype], TOLERANCES[stored_dtype]) * scale

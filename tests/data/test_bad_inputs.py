@@ -147,6 +147,13 @@ def test_unusual_energy_key_is_suggested(write, cluster, refuse):
     refuse(write("a.xyz", frames), "no frame has an energy", r"If 'ccsd_t_energy' holds the energy in eV")
 
 
+def test_short_energy_key_is_suggested(write, cluster, refuse):
+    frames = [cluster(i) for i in range(3)]
+    for frame in frames:
+        frame.info["E"] = frame.info.pop("REF_energy")
+    refuse(write("a.xyz", frames), "If 'E' holds the energy in eV, write data.energy_key: E")
+
+
 def test_no_forces_at_all_asks_for_an_explicit_choice(write, cluster, refuse):
     frames = [cluster(i) for i in range(4)]
     for frame in frames:

@@ -140,6 +140,14 @@ def test_order_of_sources_for_E0(clusters, write, atom):
     assert source(atomic_energies="least_squares").atomic_energies_source == "mean_shift"
 
 
+def test_a_table_settles_isolated_atoms_that_contradict_each_other(write, cluster, atom):
+    """What their error message says to do."""
+    path = write("a.xyz", [*(cluster(i) for i in range(4)), atom("C"), atom("O"), atom("C", -1028.5)])
+    data = load(DataOptions(train=path, atomic_energies={"C": -1029.0, "O": -2041.0}), 3.0)
+    assert data.statistics.atomic_energies == (-1029.0, -2041.0)
+    assert load(DataOptions(train=path, atomic_energies="mean_shift"), 3.0).statistics.energy_mean == pytest.approx(0)
+
+
 def test_table_that_contradicts_isolated_atoms_is_reported(clusters):
     data = load(DataOptions(train=clusters, atomic_energies={"C": -1030.0, "O": -2041.0, "H": -13.0}), 3.0)
     assert any("-1030.0 eV for C, the isolated atom in the training files -1029.0 eV" in w for w in data.warnings)

@@ -164,6 +164,18 @@ def test_virial_that_contradicts_the_stress_is_reported(write, crystal):
     assert "stress and virial have the same sign, but virial = −V stress" in reading.warnings[0]
 
 
+def test_virial_of_a_slab_is_kept_masked_and_counted(write, crystal):
+    slab = crystal(0)
+    slab.info["virial"] = np.eye(3)
+    slab.pbc = (True, True, False)
+    slab.calc.results.pop("stress")
+    reading = read_frames(write("a.extxyz", [slab]))
+    assert reading.frames[0].virial is not None
+    assert reading.frames[0].stress is None
+    assert reading.files[0].labels["virial"].masked == 1
+    assert "1 masked" in reading.summary()[0]["virial"]
+
+
 def test_stress_of_a_slab_is_masked_and_counted(write, crystal):
     slab = crystal(0)
     slab.pbc = (True, True, False)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from equipot.config import Config
 from equipot.data import DataOptions, load, read_frames
 from equipot.data.split import random_split
 
@@ -32,6 +33,14 @@ def test_random_split_leaves_every_element_in_training(write, cluster):
         split = random_split(frames, 0.5, seed)
         assert {0, 1} <= set(split.train)
         assert len(split.valid) == 4
+
+
+def test_structures_may_be_named_by_file_name(clusters, tmp_path):
+    by_name = load(DataOptions(train=clusters, valid={"indices": ["train.xyz#3", "train.xyz#0"]}), 3.0)
+    by_number = load(DataOptions(train=clusters, valid={"indices": [0, 3]}), 3.0)
+    assert by_name.split == by_number.split
+    config = Config.from_files([clusters], ["data.valid={indices: ['train.xyz#3']}"])
+    assert config.portable()["data"]["valid"]["indices"] == ["train.xyz#3"]
 
 
 def test_recorded_split_can_be_given_back(clusters, tmp_path):

@@ -13,7 +13,8 @@ from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.deploy.integrators import degrees_of_freedom, draw_velocities
 from equipot.deploy.md import energy_drift, run_md
 from equipot.deploy.md_files import read_thermo
-from equipot.deploy.options import MDOptions
+from equipot.deploy.options import MDOptions, RelaxOptions
+from equipot.deploy.relaxation import relax
 from equipot.errors import EquipotError
 from equipot.units import GPA
 
@@ -205,6 +206,42 @@ def test_restart_equals_an_uninterrupted_run_bit_for_bit(pair, crystal, tmp_path
     assert np.array_equal(parts.atoms.get_momenta(), whole.atoms.get_momenta())
     for name in (md_files.THERMO, "trajectory.extxyz"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_run_killed_in_its_first_steps_goes_on(pair, crystal, tmp_path):
+    run = options(ensemble="langevin", steps=25, restart_interval=1000)
+    whole = run_md(pair, crystal, run, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(row, _steps):
+        if row.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_md(pair, crystal, run, tmp_path / "killed", progress=kill)
+    again = run_md(pair, None, run, tmp_path / "killed", restart=True)
+    assert np.array_equal(again.atoms.positions, whole.atoms.positions)
+    for name in (md_files.THERMO, "trajectory.extxyz"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_frames_carry_no_labels_of_the_start_but_all_else(pair, crystal, tmp_path):
+    """A label belongs to the positions that it was computed at."""
+    start = crystal.copy()
+    start.info |= {"REF_energy": -1.0, "dft_stress": np.eye(3), "name": "mine", "run": np.int64(31)}
+    start.arrays["REF_forces"] = np.ones((len(start), 3))
+    start.arrays["group"] = np.arange(len(start))
+    run = options(steps=10, restart_interval=5)
+    run_md(pair, start, run.replace(steps=5), tmp_path / "md")
+    run_md(pair, None, run, tmp_path / "md", restart=True)
+    relaxed = relax(pair, start, RelaxOptions(steps=2)).atoms
+    for frame in [*ase.io.read(tmp_path / "md" / "trajectory.extxyz", ":"), relaxed]:
+        assert not {"REF_energy", "dft_stress", "REF_forces"} & {*frame.info, *frame.arrays}
+        assert (frame.info["name"], frame.info["run"]) == ("mine", 31)
+        assert np.array_equal(frame.arrays["group"], start.arrays["group"])
+    assert start.info["REF_energy"] == -1.0
 
 
 def test_restart_after_a_kill_writes_nothing_twice(pair, crystal, tmp_path, monkeypatch):

@@ -110,6 +110,18 @@ def test_evaluate_says_which_keys_it_uses(run, files, tmp_path):
     assert "data." not in said
 
 
+def test_evaluate_doubts_energies_of_another_method_and_says_what_a_format_cannot_hold(run, files, tmp_path):
+    structures = ase.io.read(files / "hot.extxyz", ":")
+    for atoms in structures:
+        atoms.info["REF_energy"] -= 15.0 * len(atoms)
+    ase.io.write(tmp_path / "other.extxyz", structures)
+    assert "from another method?" in call("evaluate", run.model, tmp_path / "other.extxyz").stderr
+    said = call("evaluate", run.model, files / "hot.extxyz", "--out", tmp_path / "p.traj").stderr
+    assert "another method" not in said
+    assert "cannot hold reference forces" in said
+    assert len(ase.io.read(tmp_path / "p.traj", ":")) == 6
+
+
 def test_evaluate_takes_a_virial_and_several_keys(run, files, tmp_path):
     """The first key that a frame has is used; virial = −stress · volume, ASE's order of components."""
     structures = ase.io.read(files / "hot.extxyz", ":")

@@ -61,7 +61,7 @@ def prediction(potential):
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "model.equipot"
-    provenance = {"data": "sha256:ab", "errors": {"forces_rmse_meV_per_A": 31.5}, "split": {"seed": 7}}
+    provenance = {"data": "sha256:ab", "errors": {"forces_rmse_meV_per_A": 31.5}, "config": {"data": {"seed": 7}}}
     save_potential(path, potential_of(), provenance=provenance)
     return path
 
@@ -256,6 +256,19 @@ def test_older_formats_are_upgraded_step_by_step(saved, monkeypatch):
     assert torch.equal(prediction(load_potential(saved, check=True)).energy, reference)
     del later[2]
     with pytest.raises(EquipotError, match="format version 2, for which there is no upgrade"):
+        load_potential(saved)
+
+
+def test_a_file_without_self_test_cannot_be_checked(saved):
+    rewrite(saved, lambda d, t: (d, {name: value for name, value in t.items() if not name.startswith("selftest")}))
+    load_potential(saved)
+    with pytest.raises(EquipotError, match="has no self-test"):
+        load_potential(saved, check=True)
+
+
+def test_a_header_with_another_number_of_parameters(saved):
+    rewrite(saved, lambda d, t: (d | {"parameters": 7}, t))
+    with pytest.raises(EquipotError, match="the header says 7"):
         load_potential(saved)
 
 
