@@ -39,6 +39,12 @@ class Stage(BaseModel):
     forces_weight: float | None = Field(default=None, ge=0, description="weight of the forces term from here on")
     stress_weight: float | None = Field(default=None, ge=0, description="weight of the stress term from here on")
     lr_factor: float = Field(default=1.0, gt=0, description="the learning rate is multiplied by this from here on")
+    warmup_steps: int = Field(
+        default=100,
+        ge=0,
+        description="steps over which the learning rate rises from zero again, while the optimiser's second moments "
+        "follow the gradients of the new weights",
+    )
 
     @model_validator(mode="after")
     def _one_beginning(self) -> "Stage":
@@ -52,9 +58,10 @@ class FitOptions(BaseModel):
 
     The defaults are meant to give a good first model. The learning rate at a step is
 
-        lr · min(1, (step + 1)/warmup_steps) · shape(progress) · plateau factor · stage factors
+        lr · warm-up · shape(progress) · plateau factor · stage factors
 
-    with progress = max(step/all steps, minutes/max_minutes), so that a schedule fits the time that there is.
+    with warm-up = min(1, (step + 1)/warmup_steps), anew in a stage with warm-up, and progress = max(step/all steps,
+    minutes/max_minutes), so that a schedule fits the time that there is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

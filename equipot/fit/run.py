@@ -154,9 +154,10 @@ class Run:
         """Makes the minibatches of the present epoch; a new one also sees whether a stage begins."""
         self.minibatches = minibatches(self.num_atoms, self.options, self.state.epoch)
         if self.state.step_in_epoch == 0:
-            self.state.stage = stage_at(
-                self.options, epoch=self.state.epoch, progress=self.progress, stage=self.state.stage
-            )
+            before, epoch = self.state.stage, self.state.epoch
+            self.state.stage = stage_at(self.options, epoch=epoch, progress=self.progress, stage=before)
+            if self.state.stage > before:
+                self.state.stage_step = self.state.step
 
     def end_epoch(self) -> None:
         """Goes to the first step of the next epoch."""
@@ -176,6 +177,7 @@ class Run:
             progress=self._progress(options),
             plateau=self.state.plateau.factor,
             stage=self.state.stage,
+            step_in_stage=self.state.step - self.state.stage_step,
         )
 
     @property

@@ -22,8 +22,10 @@ def shape(options: FitOptions, progress: float) -> float:
     return 1.0
 
 
-def learning_rate(options: FitOptions, *, step: int, progress: float, plateau: float, stage: int) -> float:
-    """Returns lr · warm-up · shape(progress) · plateau factor · stage factors.
+def learning_rate(
+    options: FitOptions, *, step: int, progress: float, plateau: float, stage: int, step_in_stage: int
+) -> float:
+    """Returns lr · warm-ups · shape(progress) · plateau factor · stage factors.
 
     Args:
         options: The schedule.
@@ -31,10 +33,16 @@ def learning_rate(options: FitOptions, *, step: int, progress: float, plateau: f
         progress: Fraction of the run that is over.
         plateau: Factor of the plateau schedule; 1 for the others.
         stage: Number of stages that have begun.
+        step_in_stage: Steps taken since the last one began.
     """
-    warmup = min(1.0, (step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
-    stages = math.prod(change.lr_factor for change in options.stages[:stage])
-    return options.lr * warmup * shape(options, progress) * plateau * stages
+    begun = options.stages[:stage]
+    warmup = _warmup(step, options.warmup_steps) * (_warmup(step_in_stage, begun[-1].warmup_steps) if begun else 1.0)
+    factors = math.prod(change.lr_factor for change in begun)
+    return options.lr * warmup * shape(options, progress) * plateau * factors
+
+
+def _warmup(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
 def stage_at(options: FitOptions, *, epoch: int, progress: float, stage: int) -> int:

@@ -24,6 +24,7 @@ class State:
         step_in_epoch: Steps taken in it.
         step: Steps taken in all.
         stage: Stages that have begun.
+        stage_step: Steps taken when the last one began.
         seconds: Wall time of the run, earlier parts included, s.
         sums: Sums over the steps of the present epoch; see `TRACKED`.
         validated_step: Step at which the last validation was made, −1 before the first.
@@ -41,6 +42,7 @@ class State:
     step_in_epoch: int = 0
     step: int = 0
     stage: int = 0
+    stage_step: int = 0
     seconds: float = 0.0
     sums: Tensor = field(default_factory=lambda: torch.zeros(TRACKED, dtype=torch.float64))
     validated_step: int = -1

@@ -115,10 +115,23 @@ def test_shapes_of_the_learning_rate():
 
 
 def test_warm_up_plateau_and_stages_multiply():
-    options = small.options(schedule="constant", lr=0.1, warmup_steps=4, stages=[{"from_epoch": 3, "lr_factor": 0.5}])
-    rates = [learning_rate(options, step=s, progress=0.0, plateau=1.0, stage=0) for s in range(6)]
+    options = small.options(
+        schedule="constant", lr=0.1, warmup_steps=4, stages=[{"from_epoch": 3, "lr_factor": 0.5, "warmup_steps": 0}]
+    )
+    rates = [learning_rate(options, step=s, progress=0.0, plateau=1.0, stage=0, step_in_stage=0) for s in range(6)]
     assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
-    assert learning_rate(options, step=9, progress=0.0, plateau=0.8, stage=1) == pytest.approx(0.04)
+    assert learning_rate(options, step=9, progress=0.0, plateau=0.8, stage=1, step_in_stage=0) == pytest.approx(0.04)
+
+
+def test_a_stage_warms_up_anew():
+    """The second moments of Adam belong to the old weights of the loss; steps are small until they have followed."""
+    stages = [{"from_epoch": 1, "warmup_steps": 2}, {"from_epoch": 2, "warmup_steps": 4}]
+    options = small.options(schedule="constant", lr=0.1, stages=stages)
+    rates = [
+        learning_rate(options, step=50, progress=0.0, plateau=1.0, stage=2, step_in_stage=s) / 0.1 for s in range(6)
+    ]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    assert learning_rate(options, step=50, progress=0, plateau=1, stage=1, step_in_stage=0) == pytest.approx(0.05)
 
 
 def test_stages_begin_by_epoch_or_progress_and_never_end():
