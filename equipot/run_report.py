@@ -208,12 +208,11 @@ def data_tables(data: Json, statistics: Statistics) -> list[Table]:
 
 def model_tables(described: Json, point: str, design: Design) -> list[Table]:
     """Returns what the design is: a summary, how it differs from its named point, its layers, its parameters."""
-    body = described["energy_body_order"]
     summary = [
         ["parameters", significant(described["parameters"])],
         ["of them active", significant(described["active_parameters"])],
         ["receptive field", f"{described['receptive_field_A']:g} Å"],
-        ["body order of the energy", "unbounded" if body is None else significant(body)],
+        ["body order of the energy", _body_order(described["energy_body_order"], described["energy_exact"])],
         ["operations per edge", significant(described["operations_per_edge"])],
         ["operations per atom", significant(described["operations_per_atom"])],
     ]
@@ -225,7 +224,7 @@ def model_tables(described: Json, point: str, design: Design) -> list[Table]:
     layers = [
         [
             i + 1, layer["h_in"], layer["A"], layer["h_out"], layer["paths"],
-            "–" if layer["body_order"] is None else str(layer["body_order"]),
+            _body_order(layer["body_order"], layer["exact"]),
         ]
         for i, layer in enumerate(described["layers"])
     ]  # fmt: skip
@@ -233,6 +232,10 @@ def model_tables(described: Json, point: str, design: Design) -> list[Table]:
     tables.append(Table("Layers", headings, layers))
     blocks = [[block, count] for block, count in described["blocks"].items()]
     return [*tables, Table("Parameters by block", ["block", "parameters"], blocks)]
+
+
+def _body_order(order: int | None, exact: bool) -> str:
+    return f"{order} (exact)" if exact else "unbounded"
 
 
 def provenance(header: ModelHeader, run: Json) -> dict[str, str]:

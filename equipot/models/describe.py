@@ -8,15 +8,24 @@ from equipot.design import Design
 from equipot.interactions import LayerPlan, plan_layers
 from equipot.kernels.polynomial import Product
 from equipot.models.potential import Potential
-from equipot.o3 import Irreps
+from equipot.o3 import Irrep, Irreps, clebsch_gordan
 from equipot.statistics import Statistics
 
 
 def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
     r"""Returns the numbers of a design for these elements, ready for a table or JSON.
 
-    Operations are multiply–adds of one energy, forward, counted from the descriptions (non-zero
-    coefficients, each monomial once); forces cost about three times as much.
+    Operations are the multiplications of one energy, forward, each with the addition that follows it; forces
+    cost about three times as much. They are counted from the descriptions: non-zero coefficients only, each
+    monomial once. A backend may do more.
+
+        counted per edge    Y by its recurrence (in the total only, as all layers share it); the matrices of R;
+                            coupling, one for each coefficient and channel; weighting by R with the pooling
+        counted per atom    the matrices U, W, P, D and S; the monomials of A, one each and channel, and their sum
+                            with the coefficients w·U, one for each component M, monomial and channel; readouts
+        not counted         distances, radial basis, envelope and distance transform; activations, gates and norms;
+                            N and its density; repulsion, scale and shift; and what is done once for each element:
+                            the contraction w·U of path weights, the embedding, the matrices that S makes of it
 
     Args:
         design: The axes.
@@ -24,8 +33,9 @@ def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
 
     Returns:
         axes, species, parameters, active_parameters, blocks {block: parameters}, receptive_field_A, layers
-        [{h_in, A, h_out, paths, radial_weights, product_paths, body_order, exact}], energy_body_order
-        (None: unbounded), operations_per_edge and operations_per_atom, both per layer and in total.
+        [{h_in, A, h_out, paths, radial_weights, product_paths, body_order, exact, operations_per_edge,
+        operations_per_atom}], energy_body_order, energy_exact, operations_per_edge, operations_per_atom. Body orders
+        are exact where the point is polynomial, and None (unbounded) elsewhere.
 
     Source: body orders: Batatia et al. 2025, N_{t+1} = ν (N_t + 1), N_0 = 0.
     """
@@ -44,7 +54,8 @@ def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
         "receptive_field_A": design.layers * design.r_max,
         "layers": layers,
         "energy_body_order": energy_body_order(design),
-        "operations_per_edge": sum(layer["operations_per_edge"] for layer in layers),
+        "energy_exact": energy_body_order(design) is not None,
+        "operations_per_edge": _harmonics(design.max_ell) + sum(layer["operations_per_edge"] for layer in layers),
         "operations_per_atom": sum(layer["operations_per_atom"] for layer in layers),
     }
 
@@ -53,7 +64,8 @@ def body_orders(design: Design) -> list[int | None]:
     """Returns the body order of each layer's features, None where it is unbounded.
 
     Features that are polynomials of correlation order N in the neighbours' one-particle basis have body
-    order N + 1. Gates, norms and learned densities are not polynomial.
+    order N + 1. It is exact: every A has scalars, whose highest power is among the products of every layer.
+    Gates, norms and learned densities are not polynomial.
     """
     polynomial = (
         design.nonlinearity == "none" and design.feature_norm == "none" and design.neighbour_normalisation != "density"
@@ -81,6 +93,7 @@ def _describe_layer(design: Design, plan: LayerPlan, num_species: int, order: in
         "radial_weights": plan.convolution.num_weights,
         "product_paths": _product_paths(product) if product else {},
         "body_order": order,
+        "exact": order is not None,
         "operations_per_edge": _operations_per_edge(design, plan),
         "operations_per_atom": _operations_per_atom(design, plan),
     }
@@ -97,14 +110,20 @@ def _operations_per_edge(design: Design, plan: LayerPlan) -> int:
         design.radial_map, (design.num_radial, weights)
     )
     radial = sum(a * b for a, b in pairwise(widths))
-    coupling = sum(path.mul * _terms(plan, n) for n, path in enumerate(plan.convolution.paths))
-    weighting = sum(path.mul * path.ir_out.dim for path in plan.convolution.paths)
+    paths = plan.convolution.paths
+    coupling = sum(path.mul * _coefficients(path.ir_in.l, path.ell, path.ir_out.l) for path in paths)
+    weighting = sum(path.mul * path.ir_out.dim for path in paths)
     return radial + coupling + weighting
 
 
-def _terms(plan: LayerPlan, n: int) -> int:
-    path = plan.convolution.paths[n]
-    return type(plan.convolution)(plan.convolution.irreps_in, plan.convolution.max_ell, (path,)).num_terms
+def _harmonics(max_ell: int) -> int:
+    """Y_1 = √3 r̂, and every higher degree from the products of the one before with r̂."""
+    higher = sum(3 * (2 * ell - 1) + _coefficients(ell - 1, 1, ell) for ell in range(2, max_ell + 1))
+    return (3 if max_ell > 0 else 0) + higher
+
+
+def _coefficients(l1: int, l2: int, l3: int) -> int:
+    return int((clebsch_gordan(l1, l2, l3).abs() > 1e-12).sum())
 
 
 def _operations_per_atom(design: Design, plan: LayerPlan) -> int:
@@ -117,10 +136,18 @@ def _operations_per_atom(design: Design, plan: LayerPlan) -> int:
         channels = design.channels_per_degree[0]
         total += channels * _product_terms(plan.product)
         total += _linear(Irreps([(channels, ir) for ir in plan.product.irreps_out]), plan.update)
-    return total
+    return total + _readout(design, plan)
+
+
+def _readout(design: Design, plan: LayerPlan) -> int:
+    scalars, hidden = plan.out.count(Irrep(0, 1)), design.readout_hidden
+    if plan.index < design.layers - 1:
+        return scalars if design.readout_layers == "every" else 0
+    return scalars if design.readout == "linear" else scalars * hidden + hidden
 
 
 def _product_terms(product: Product) -> int:
+    """Monomials of degree 2 and more, and pairs of a component M and a monomial that some path joins."""
     formed = sum(len(monomials.last) for monomials in product.monomials[1:])
     applied = 0
     for out in product.irreps_out:
