@@ -222,7 +222,15 @@ def test_an_interrupted_run_leaves_usable_models(data, tmp_path):
     assert provenance["train_data"] == data[0].hash()
 
 
-def test_the_second_signal_stops_at_once(data, tmp_path):
+@pytest.fixture
+def pythons_interrupt():
+    """Ctrl-C as Python has it at its start; a shell lets background jobs start with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_signal_stops_at_once(data, tmp_path, pythons_interrupt):
     class Impatient(small.Interrupter):
         def step(self, report):
             super().step(report)

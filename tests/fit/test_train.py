@@ -11,6 +11,7 @@ import small
 import torch
 from ase import Atoms
 from rich.console import Console
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
@@ -83,6 +84,34 @@ def test_frozen_parameters_stay(data, tmp_path):
         name for name in before if name.startswith("embedding")
     }
     assert before != after
+
+
+def one_step(data, folder, clip):
+    """The gradient that the optimiser sees in the only step of a run, and the norm that the metrics tell."""
+    seen = []
+
+    def look(optimiser, args, kwargs):
+        seen.append(torch.cat([p.grad.flatten() for group in optimiser.param_groups for p in group["params"]]))
+
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        fit(small.potential(), *data, small.options(max_epochs=1, batch_size=8, clip=clip), folder)
+    finally:
+        hook.remove()
+    ((gradient,), (line,)) = seen, small.records(folder)
+    return gradient, line["gradient_norm"]
+
+
+def test_a_gradient_longer_than_clip_is_shortened_to_it(data, tmp_path):
+    """g · min(1, clip/‖g‖): its direction stays, and the metrics tell ‖g‖ before clipping."""
+    free, norm = one_step(data, tmp_path / "free", None)
+    assert norm == pytest.approx(free.norm().item(), rel=1e-12)
+    clipped, told = one_step(data, tmp_path / "clipped", norm / 4)
+    assert told == norm
+    assert clipped.norm().item() == pytest.approx(norm / 4, rel=1e-6)
+    assert torch.allclose(clipped, free / 4, rtol=1e-6, atol=0)
+    untouched, _ = one_step(data, tmp_path / "untouched", 4 * norm)
+    assert torch.equal(untouched, free)
 
 
 def test_patience_stops_in_the_last_stage_only(data, tmp_path):
