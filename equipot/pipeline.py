@@ -31,7 +31,9 @@ from equipot.data.load import LoadedData, load
 from equipot.data.read import read_frames
 from equipot.deploy.md import Progress
 from equipot.errors import EquipotError
-from equipot.fit import check_resumable, distributed
+from equipot.fit import distributed
+from equipot.fit.checkpoint import check_unchanged, load_checkpoint
+from equipot.fit.optimise import check_optimiser
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
 from equipot.fit.run import CHECKPOINT
 from equipot.fit.train import FitResult, fit
@@ -76,8 +78,9 @@ def train(
     began = time.monotonic()
     with distributed.started(str(as_device(config.run.device))) as place, threads(config.run.threads):
         leads = distributed.current().rank == 0
+        check_optimiser(config.fit)
         if resume:
-            check_resumable(folder, config.fit)
+            _check_same(folder, config)
         else:
             _check_new(folder)
         level = logging.INFO if leads else logging.ERROR
@@ -105,6 +108,11 @@ def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
     design = config.design.design.with_reference(data.statistics.atomic_energies_source)
     announce(data)
     _check_later_files(config, data)
+    if design.self_connection_first and data.statistics.atomic_energies_source in ("isolated_atoms", "given"):
+        logger.info(
+            "an isolated atom of this design has an energy of its own beside E0 (design.self_connection_first); "
+            "for dissociation see docs/design_space.md"
+        )
     potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
     counts = potential.parameter_counts()
     logger.info(
@@ -131,11 +139,27 @@ def _check_later_files(config: Config, data: LoadedData) -> None:
 
 
 def _check_new(folder: Path) -> None:
-    if (folder / CONFIG).exists() or (folder / CHECKPOINT).exists():
+    if (folder / CHECKPOINT).exists() or (folder / MODEL).exists():
         raise EquipotError(
             f"{folder} holds a run already. Go on with it: equipot train --resume {folder}; or name another folder "
             "with --out."
         )
+
+
+def _check_same(folder: Path, config: Config) -> None:
+    """Compares what a run learns from with its configuration, before data are read; their content is compared later."""
+    load_checkpoint(folder / CHECKPOINT)
+    check_unchanged(_learned(Config.from_yaml(folder / CONFIG)), _learned(config))
+
+
+def _learned(config: Config) -> dict[str, Any]:
+    """Returns the part of a configuration that decides what is learned, paths aside."""
+    document = config.as_dict()
+    data = {key: value for key, value in document["data"].items() if key not in ("train", "tests")}
+    if isinstance(config.data.valid, tuple):
+        data["valid"] = "files"
+    run = {key: document["run"][key] for key in ("seed", "dtype")}
+    return {"data": data, "design": document["design"], "fit": document["fit"], "run": run}
 
 
 def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporter: Reporter | None) -> FitResult:

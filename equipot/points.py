@@ -64,6 +64,11 @@ def botnet_ssh(**axes: Any) -> Design:
 def nequip(**axes: Any) -> Design:
     """NequIP as published (nequip 0.5): gate, self-connection in all layers, the last layer read out.
 
+    Its energies have the E0 of isolated atoms, a shift and a scale that are fixed, as in the design-space paper
+    (3,190,488 parameters on AcAc). The first paper has the mean energy per atom as reference, and a scale and shift
+    for each element that are trained: ``nequip(energy_reference="mean_shift", scale_shift_per_species=True,
+    trainable_scale=True, trainable_shift=True)``.
+
     Source: Batzner et al. 2022, Methods; the paper's settings for molecules (5 layers, ℓ ≤ 3, 64 channels).
     """
     values: dict[str, Any] = {

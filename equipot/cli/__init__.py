@@ -4,6 +4,8 @@ Tables and JSON go to standard output, messages and progress to standard error. 
 its message and status 1, never with a traceback; torch is imported by the commands that need it.
 """
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -52,5 +54,8 @@ def _equipot(
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line; a terminal that lacks a character (ℓ, Å) gets its escape instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -96,7 +96,8 @@ def _complement(valid: Sequence[int], count: int) -> Split:
 def _positions(reading: Reading, position: dict[str, int], entries: Sequence[Any], option: str) -> list[int]:
     if not entries:
         raise EquipotError(f"{option} is empty; give at least one structure.")
-    found = [_position(reading, position, entry, option) for entry in entries]
+    full = _full_names(reading.names)
+    found = [_position(reading, position, full.get(str(entry), entry), option) for entry in entries]
     twice = [i for i, n in Counter(found).items() if n > 1]
     if twice:
         name = reading.frames[twice[0]].name
@@ -113,7 +114,6 @@ def _position(reading: Reading, position: dict[str, int], entry: Any, option: st
                 f"from 0 to {len(reading.names) - 1}."
             )
         name = reading.names[entry]
-    name = _full_name(str(name), reading.names)
     if name in position:
         return position[name]
     if name in reading.names:
@@ -129,12 +129,10 @@ def _position(reading: Reading, position: dict[str, int], entry: Any, option: st
     )
 
 
-def _full_name(name: str, names: Sequence[str]) -> str:
-    """Returns the name of a structure that is given by file name instead of path, where only one fits."""
-    if name in names:
-        return name
-    fitting = [full for full in names if Path(full).name == Path(name).name]
-    return fitting[0] if len(fitting) == 1 else name
+def _full_names(names: Sequence[str]) -> dict[str, str]:
+    """Returns the name of each structure by its file name, where only one structure has it."""
+    short = Counter(Path(name).name for name in names)
+    return {Path(name).name: name for name in names if short[Path(name).name] == 1}
 
 
 def _entries(given: str | Sequence[int | str], which: str) -> list[int | str]:

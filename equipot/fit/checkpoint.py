@@ -1,5 +1,6 @@
 """Files that are either the old one or the new one, whole, whenever the power goes out."""
 
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,9 @@ _WHAT_TO_DO = "resume with the same configuration, or start a new run in another
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Writes what a run needs to go on: tensors, numbers, strings, and lists and dicts of them."""
     state = {"format_version": FORMAT_VERSION, **content}
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -142,6 +145,8 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     """
     found = differences(old, new)
     changed = {k: v for k, v in found.items() if k not in FREE_TO_CHANGE}
+    if "train_data" in changed:
+        changed = {k: v for k, v in changed.items() if not k.startswith("statistics.")}
     if changed:
         listed = "; ".join(f"{key} was {_short(a)} and is now {_short(b)}" for key, (a, b) in changed.items())
         allowed = ", ".join(sorted(FREE_TO_CHANGE))

@@ -119,6 +119,19 @@ def _muon(groups: list[dict[str, Any]], options: FitOptions) -> Optimiser:
     return Muon(groups, lr=options.lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
 
+def check_optimiser(options: FitOptions) -> None:
+    """Finds out whether the optimiser is installed, before any work is done.
+
+    Raises:
+        EquipotError: It is not; says how to install it.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1, 1))
+    if options.optimiser == "schedulefree":
+        _schedule_free([{"params": [parameter]}], options)
+    if options.optimiser == "muon":
+        _muon([{"params": [parameter]}], options)
+
+
 def _schedule_free(groups: list[dict[str, Any]], options: FitOptions) -> Optimiser:
     try:
         from schedulefree import AdamWScheduleFree

@@ -125,6 +125,8 @@ def _supervised(run: Run) -> FitResult:
     status = "failed"
     run.reporter.start(run.options.max_epochs, len(run.minibatches))
     try:
+        if run.state.step == 0:
+            run.save()
         status = train_run(run)
         run.save_last()
     except NonFiniteError:

@@ -31,7 +31,7 @@ def build_graph(
     cell = np.ascontiguousarray(cell, dtype=np.float64).reshape(3, 3)
     pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
     _check(positions, cell, pbc)
-    i, j, shifts = _pairs(positions, _search_cell(cell, pbc), pbc, r_max)
+    i, j, shifts = _pairs(positions, cell, pbc, r_max)
     order = np.lexsort((j, i))
     return Graph(
         positions=torch.from_numpy(positions.copy()),
@@ -52,32 +52,53 @@ def graph_from_atoms(atoms: ase.Atoms, r_max: float) -> Graph:
     return build_graph(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers, r_max)
 
 
+MOST_CELLS = 1e7
+"""vesin sorts atoms into cells of the size of the cutoff; it needs memory for each, and fails above some 5e7."""
+
+
 def _pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns receivers, senders and shifts of all pairs nearer than r_max, in time linear in the atoms."""
     if len(positions) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3))
-    search = NeighborList(cutoff=r_max, full_list=True)
-    i, j, shifts = search.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")
-    return np.asarray(i, np.int64), np.asarray(j, np.int64), np.asarray(shifts, np.float64)
+    points, box = _boxed(positions, cell, pbc, r_max)
+    radius = max(r_max, (abs(np.linalg.det(box)) / MOST_CELLS) ** (1 / 3))
+    search = NeighborList(cutoff=radius, full_list=True)
+    i, j, shifts = search.compute(points=points, box=box, periodic=np.ones(3, dtype=bool), quantities="ijS")
+    i, j, shifts = np.asarray(i, np.int64), np.asarray(j, np.int64), np.asarray(shifts, np.float64)
+    if radius > r_max:
+        near = np.linalg.norm(points[j] - points[i] + shifts @ box, axis=1) < r_max
+        i, j, shifts = i[near], j[near], shifts[near]
+    shifts[:, ~pbc] = 0.0
+    return i, j, shifts
 
 
-def _search_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Completes lattice vectors of non-periodic directions, so that the cell has a volume.
+def _boxed(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns positions and a cell, periodic in three directions, that have the same pairs nearer than r_max.
 
-    The shifts along them are zero, so the graph's own cell stays what the user gave.
+    Directions that are not periodic are made so with 2 r_max of space between the images, and empty space of more
+    than 2 r_max between atoms is taken out: pairs across it are further apart than r_max before and after, and all
+    others keep their vector. Atoms that have flown away thus cost nothing.
     """
-    if pbc.all():
-        return cell
-    if not pbc.any():
-        return np.zeros((3, 3))
-    full = cell.copy()
-    periodic = list(np.flatnonzero(pbc))
-    free = list(np.flatnonzero(~pbc))
-    basis = np.linalg.qr(cell[periodic].T, mode="complete")[0].T
-    for axis, direction in zip(free, basis[len(periodic) :], strict=True):
-        full[axis] = direction
-    return full
+    points, box = positions.copy(), cell.copy()
+    periodic, free = np.flatnonzero(pbc), np.flatnonzero(~pbc)
+    normals = np.linalg.qr(cell[periodic].T, mode="complete")[0].T[len(periodic) :] if len(periodic) else np.eye(3)
+    for axis, normal in zip(free, normals, strict=True):
+        along = positions @ normal
+        packed = _packed(along, 2 * r_max)
+        points += np.outer(packed - along, normal)
+        box[axis] = (packed.max() + 2 * r_max) * normal
+    return points, box
+
+
+def _packed(x: np.ndarray, gap: float) -> np.ndarray:
+    """Returns coordinates that begin at 0, with every gap between neighbouring ones that is larger made `gap`."""
+    order = np.argsort(x)
+    excess = np.cumsum(np.maximum(np.diff(x[order]) - gap, 0.0))
+    packed = x - x.min()
+    packed[order[1:]] -= excess
+    return packed
 
 
 def _check(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:

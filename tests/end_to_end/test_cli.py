@@ -1,6 +1,7 @@
 """The command line: what each command prints, one JSON document where asked for, and how it fails."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -44,6 +45,14 @@ def test_every_command_has_help(command):
     text = call(*command, "--help").stdout
     assert "Usage" in text
     assert "╭" in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_the_characters_gets_their_escapes(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "equipot", "design", "list"]
+    found = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"\\u2113" in found.stdout or b"\\u2013" in found.stdout or b"\\u2500" in found.stdout
 
 
 def test_version():

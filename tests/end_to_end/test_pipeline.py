@@ -1,9 +1,14 @@
 """The pipeline: what a run leaves, that it can be stopped and resumed, and that nothing loses the model."""
 
+import errno
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -13,6 +18,7 @@ from equipot import pipeline, run_stages
 from equipot.config import Config
 from equipot.deploy.md_files import read_thermo
 from equipot.errors import EquipotError
+from equipot.fit.checkpoint import save_checkpoint
 from equipot.fit.reporter import NullReporter
 from equipot.models.model_file import load_potential, read_model_header
 from equipot.pipeline import train
@@ -91,6 +97,54 @@ def test_options_are_compared_before_data_are_read(run, monkeypatch):
     changed = Config.from_yaml(run.folder / "config.yaml", ["fit.lr=0.5"])
     with pytest.raises(EquipotError, match="lr"):
         train(changed, run.folder, resume=True)
+
+
+def test_every_changed_option_is_named(run):
+    changed = Config.from_yaml(run.folder / "config.yaml", ["data.valid=0.3", "design.channels=8", "fit.lr=0.5"])
+    with pytest.raises(EquipotError, match=r"data\.valid was 0\.1 and is now 0\.3; design\.channels .*; fit\.lr "):
+        train(changed, run.folder, resume=True)
+
+
+def test_other_structures_are_named_before_what_follows_from_them(run, files, tmp_path):
+    """The data may have moved, but not changed."""
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    moved = tmp_path / "moved.extxyz"
+    shutil.copy(files / "train.extxyz", moved)
+    longer = Config.from_yaml(folder / "config.yaml", [f"data.train={moved}", "fit.max_epochs=3", "md=false"])
+    assert train(longer, folder, resume=True).fit.epochs == 3
+    structures = ase.io.read(moved, ":")
+    for atoms in structures[5:]:
+        atoms.info["REF_energy"] += 0.1
+    ase.io.write(moved, structures)
+    with pytest.raises(EquipotError, match="train_data was") as caught:
+        train(longer, folder, resume=True)
+    assert "statistics" not in str(caught.value)
+
+
+def test_a_run_killed_before_its_first_checkpoint_was_due_goes_on(files, tmp_path, run):
+    """SIGKILL in the first epoch: a checkpoint was written before the first step."""
+    killed = tmp_path / "killed"
+    code = (
+        "import os, signal, sys\nfrom equipot.config import Config\nfrom equipot.fit.reporter import NullReporter\n"
+        "from equipot.pipeline import train\n"
+        "class Kill(NullReporter):\n    def step(self, report):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "train(Config.from_yaml(sys.argv[1], sys.argv[3:]), sys.argv[2], reporter=Kill())\n"
+    )
+    arguments = [str(files / "train.yaml"), str(killed), *SMALL]
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    resumed = train(Config.from_yaml(killed / "config.yaml"), killed, resume=True)
+    assert resumed.errors == run.errors
+
+
+def test_a_full_disk_is_an_operating_system_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "last.ckpt", {"model": {"x": torch.zeros(3)}})
 
 
 def broken(*_, **__):

@@ -70,6 +70,34 @@ def test_the_structures_of_these_tests(name, r_max):
     check(STRUCTURES[name], r_max)
 
 
+@pytest.mark.parametrize("pbc", [(False,) * 3, (True, False, False), (True, True, False)])
+@pytest.mark.parametrize("distance", [2.7, 30.0, 3e3, 1e6])
+def test_atoms_that_have_flown_away(pbc, distance):
+    """Two clusters and a lone atom at any distance along the free directions; a grid over the space between is none."""
+    rng = np.random.default_rng(0)
+    cell = np.array([[4.0, 0.3, 0.0], [0.5, 4.5, 0.2], [0.1, 0.0, 5.0]])
+    normal = np.cross(cell[0], cell[1]) if pbc[1] else np.array([-0.3, 4.0, 0.0])
+    cluster = 2.5 * rng.normal(size=(6, 3))
+    away = distance * normal / np.linalg.norm(normal)
+    positions = np.concatenate([cluster, cluster + away, [-2.0 * away]])
+    graph = Structure(positions, cell=cell, pbc=np.array(pbc), numbers=np.full(13, 6)).graph()
+    near, far = (Structure(cluster, cell=cell, pbc=np.array(pbc), numbers=np.full(6, 6)).graph() for _ in range(2))
+    if distance >= 30.0:
+        alone = Structure(np.zeros((1, 3)), cell=cell, pbc=np.array(pbc), numbers=np.full(1, 6)).graph()
+        assert graph.num_edges == near.num_edges + far.num_edges + alone.num_edges
+    else:
+        check(Structure(positions, cell=cell, pbc=np.array(pbc), numbers=np.full(13, 6)))
+
+
+def test_a_long_chain_across_a_huge_space():
+    """20 000 atoms on a diagonal of 7e4 Å: neighbours in the chain only, in a box of 1e13 cells of the cutoff."""
+    positions = 2.0 * np.arange(20_000)[:, None] * np.ones(3)
+    for pbc, cell in ((False, np.zeros((3, 3))), (True, 5e4 * np.eye(3))):
+        graph = Structure(positions, cell=cell, pbc=np.full(3, pbc), numbers=np.full(20_000, 6)).graph(5.0)
+        assert graph.num_edges == 2 * 19_999
+        assert (graph.senders - graph.receivers).abs().max() == 1
+
+
 def test_a_very_flat_and_a_strongly_skewed_cell():
     flat = np.array([[1.0, 0.0, 0.0], [0.0, 1.1, 0.0], [0.0, 0.0, 20.0]])
     skewed = np.array([[3.0, 0.0, 0.0], [2.9, 0.8, 0.0], [2.5, 0.7, 1.5]])
