@@ -54,7 +54,7 @@ def gate_irreps_in(irreps_out: Irreps) -> Irreps:
 class RMSNorm(nn.Module):
     r"""Divides each irrep by its root mean square over channels and components, times a weight per channel.
 
-        y_{l m k} = g_{l k} x_{l m k} / √(ε + mean_{m k} x²_{l m k})
+        y_{l m k} = g_{l k} x_{l m k} / √(ε + mean_{m k} x²_{l m k}),   ε = 10⁻⁴
 
     Args:
         irreps: Irreps of the features, each once.

@@ -55,7 +55,7 @@ class Interaction(nn.Module):
         statistics: Elements and mean numbers of neighbours.
         dtype: Type of weights and features.
 
-    Source: Batatia et al. 2025, Eqs. for A, B and the update; exact conventions per point in docs/equations.md.
+    Source: Batatia et al. 2025, Eqs. for A, B and the update; exact conventions per point in docs/design_space.md.
     """
 
     def __init__(self, design: Design, plan: LayerPlan, statistics: Statistics, dtype: torch.dtype) -> None:
@@ -63,7 +63,7 @@ class Interaction(nn.Module):
         num_species = len(statistics.species)
         self.plan = plan
         self.up = Linear(plan.h, plan.h, dtype)
-        self.radial = radial_map(design, plan.convolution.num_weights, num_species, dtype)
+        self.radial = radial_map(design, plan.convolution, num_species, dtype)
         self.convolution = ReferenceConvolution(plan.convolution, dtype)
         self.mix = Linear(plan.convolution.irreps_out, plan.A, dtype)
         self.species_weights = _species_weights(design, plan, num_species, dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equipot.basis import RadialFeatures
 from equipot.design import Design
 from equipot.interactions.activation import Activation
+from equipot.kernels.polynomial import Convolution
 
 
 class RadialMLP(nn.Module):
@@ -85,11 +86,12 @@ class RadialSpeciesLinear(nn.Module):
 
 
 class RadialFixed(nn.Module):
-    """R_{p k} = e_{k mod n}: no weights; channel k sees one basis function."""
+    """R_{p k} = e_{k mod n}: no weights; channel k sees one of the n basis functions, the same in every path p."""
 
-    def __init__(self, design: Design, num_weights: int) -> None:
+    def __init__(self, design: Design, convolution: Convolution) -> None:
         super().__init__()
-        self.register_buffer("index", torch.arange(num_weights) % design.num_radial, persistent=False)
+        channels = torch.cat([torch.arange(path.mul) for path in convolution.paths])
+        self.register_buffer("index", channels % design.num_radial, persistent=False)
 
     index: Tensor
 
@@ -98,13 +100,14 @@ class RadialFixed(nn.Module):
         return features.basis.index_select(1, self.index) * features.envelope
 
 
-def radial_map(design: Design, num_weights: int, num_species: int, dtype: torch.dtype) -> nn.Module:
-    """Returns the map of this design."""
+def radial_map(design: Design, convolution: Convolution, num_species: int, dtype: torch.dtype) -> nn.Module:
+    """Returns the map of this design, to the weights of this convolution."""
+    num_weights = convolution.num_weights
     make = {
         "mlp": lambda: RadialMLP(design, num_weights, dtype),
         "linear": lambda: RadialLinear(design, num_weights, dtype),
         "linear_species": lambda: RadialSpeciesLinear(design, num_weights, num_species, dtype),
-        "fixed": lambda: RadialFixed(design, num_weights),
+        "fixed": lambda: RadialFixed(design, convolution),
     }
     return make[design.radial_map]()
 
