@@ -47,7 +47,7 @@ class Design(BaseModel):
     channels: Channels = Field(128, description="channels k, one number or one for each degree 0 … max_L")
     channel_coupling: Literal["uncoupled", "coupled"] = Field(
         "uncoupled",
-        description="product basis with one channel index shared by all factors, or n, l, z each their own",
+        description="product basis with one channel index shared by all factors, or n, l, z each their own (not in this version)",
     )
     last_layer: Literal["all", "scalars"] = Field(
         "scalars", description="irreps that the last layer makes: all, or the scalars that the readout reads"
@@ -124,7 +124,7 @@ class Design(BaseModel):
     trainable_shift: bool = Field(False, description="shift is a parameter that starts at its measured value")
     trainable_e0: bool = Field(False, description="E0 is a parameter that starts at its measured value")
     pair_repulsion: Literal["none", "zbl"] = Field("none", description="screened nuclear repulsion added to E")
-    heads: int = Field(1, ge=1, description="number of energies (levels of theory)")
+    heads: int = Field(1, ge=1, description="number of energies (levels of theory); 1 in this version")
 
     def __init__(self, **axes: Any) -> None:
         unknown = [name for name in axes if name not in type(self).model_fields]

@@ -213,10 +213,14 @@ def compare(
         list[str] | None,
         typer.Option("--set", "-s", metavar="AXIS=VALUE", help="Change an axis of both; may be repeated."),
     ] = None,
+    second_set: Annotated[
+        list[str] | None,
+        typer.Option("--second-set", metavar="AXIS=VALUE", help="Change an axis of the second; may be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print the axes in which two points differ: the path between them, one axis at a time."""
-    differences = _point(first, set_).differences(_point(second, set_))
+    differences = _point(first, set_).differences(_point(second, [*(set_ or []), *(second_set or [])]))
     if json:
         print_json({"points": [first, second], "axes": {axis: list(pair) for axis, pair in differences.items()}})
         return

@@ -282,6 +282,11 @@ def test_design_compare_names_the_axes_that_differ():
     assert "self_connection_first" in call("design", "compare", "botnet", "mace").stdout
 
 
+def test_design_compare_with_a_variant_of_its_own():
+    arguments = ["design", "compare", "mace", "mace", "--set", "channels=32", "--second-set", "max_L=0"]
+    assert document(*arguments)["axes"] == {"max_L": [1, 0]}
+
+
 def test_design_list_and_options():
     assert "botnet" in document("design", "list")["points"]
     assert document("options", "fit")["fit"]["lr"]["default"] == 0.01
