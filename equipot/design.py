@@ -47,7 +47,8 @@ class Design(BaseModel):
     channels: Channels = Field(128, description="channels k, one number or one for each degree 0 … max_L")
     channel_coupling: Literal["uncoupled", "coupled"] = Field(
         "uncoupled",
-        description="product basis with one channel index shared by all factors, or n, l, z each their own (not in this version)",
+        description="product basis with one channel index shared by all factors; coupled, with n, l, z for each factor, "
+        "is not in this version",
     )
     last_layer: Literal["all", "scalars"] = Field(
         "scalars", description="irreps that the last layer makes: all, or the scalars that the readout reads"
