@@ -47,7 +47,7 @@ class Design(BaseModel):
     channels: Channels = Field(128, description="channels k, one number or one for each degree 0 … max_L")
     channel_coupling: Literal["uncoupled", "coupled"] = Field(
         "uncoupled",
-        description="product basis with one channel index shared by all factors; coupled, with n, l, z for each factor, "
+        description="product basis with one channel index shared by all factors; coupled, n, l, z for each factor, "
         "is not in this version",
     )
     last_layer: Literal["all", "scalars"] = Field(
