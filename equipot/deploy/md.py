@@ -93,10 +93,9 @@ def run_md(
     """Run molecular dynamics, or continue a run.
 
     The folder gets ``thermo.csv`` (a row every `log_interval` steps), the trajectory, and
-    ``restart.safetensors``:
-    positions, momenta, cell, thermostat and random numbers. A run that is stopped and restarted takes the
-    same
-    steps, bit for bit on a CPU with the same number of threads, as one that was never stopped.
+    ``restart.safetensors``: positions, momenta, cell, thermostat and random numbers. A run that is stopped and
+    restarted takes the same steps, bit for bit on a CPU with the same number of threads, as one that was never
+    stopped.
 
     Args:
         potential: a model file, a `Potential`, or a calculator (then device and dtype are its own).
@@ -154,10 +153,7 @@ class _Run:
         except KeyboardInterrupt:
             motion.restore(sane.state)
             md_files.cut_back(self.folder, sane)
-            status, message = (
-                "interrupted",
-                f"interrupted after {motion.step} steps; a restart goes on from there.",
-            )
+            status, message = "interrupted", f"interrupted after {motion.step} steps; a restart goes on from there."
         md_files.write_restart(self.folder, sane)
         seconds = (time.perf_counter() - began) / max(motion.step - first, 1)
         columns = md_files.read_thermo(self.folder)
@@ -232,10 +228,8 @@ class _Run:
             md_files.append_frame(self.folder / options.trajectory, self._frame())
         return (
             f"the structure exploded at step {step} ({step * options.timestep:g} fs): {trouble}. The last "
-            "sane step "
-            f"is {self.motion.step}. Train on structures like those before it, lower the temperature, or "
-            "use a "
-            f"shorter timestep (now {options.timestep:g} fs)."
+            f"sane step is {self.motion.step}. Train on structures like those before it, lower the temperature, or "
+            f"use a shorter timestep (now {options.timestep:g} fs)."
         )
 
     def _frame(self) -> Atoms:
@@ -251,10 +245,7 @@ class _Run:
 
     def _row(self) -> ThermoRow:
         motion, atoms = self.motion, self.motion.atoms
-        potential_energy, kinetic_energy = (
-            float(atoms.get_potential_energy()),
-            float(atoms.get_kinetic_energy()),
-        )
+        potential_energy, kinetic_energy = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
         volume = pressure = float("nan")
         if atoms.pbc.all():
             volume = float(atoms.get_volume())
@@ -320,8 +311,7 @@ def _continue(calculator: EquipotCalculator, atoms: Atoms | None, options: MDOpt
     md_files.refuse_changes(restart.options, options, folder)
     if restart.fingerprint != fingerprint(calculator.potential):
         raise EquipotError(
-            f"the run in {folder} was made with another potential or in another dtype; its energies would "
-            "jump. "
+            f"the run in {folder} was made with another potential or in another dtype; its energies would jump. "
             "Give the same model and dtype, or start a new run from its last frame."
         )
     if atoms is not None and not np.array_equal(atoms.numbers, restart.atoms.numbers):
@@ -332,8 +322,7 @@ def _continue(calculator: EquipotCalculator, atoms: Atoms | None, options: MDOpt
     if restart.state.step > options.steps:
         raise EquipotError(
             f"the run in {folder} has {restart.state.step} steps already and steps = {options.steps}: steps "
-            "counts "
-            "from the very first one; give more."
+            "counts from the very first one; give more."
         )
     md_files.cut_back(folder, restart)
     moving = restart.atoms

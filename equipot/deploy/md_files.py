@@ -226,8 +226,7 @@ def refuse_changes(before: MDOptions, now: MDOptions, folder: Path) -> None:
     if changed:
         raise EquipotError(
             f"the run in {folder} cannot be continued with other options ({'; '.join(changed)}). Give the "
-            "same ones, "
-            "or start a new run from its last frame."
+            "same ones, or start a new run from its last frame."
         )
 
 

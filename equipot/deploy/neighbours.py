@@ -18,9 +18,8 @@ class SkinNeighbours:
     """Graphs of a moving structure from one neighbour search with radius r_max + skin.
 
     A search stays valid while no atom has moved further than skin/2 from where it was searched, and cell,
-    periodicity
-    and elements are the same: then two atoms have come closer by at most the skin, so no pair within r_max is
-    missing. Each graph keeps only the edges that are shorter than r_max *now*, in the order (receiver,
+    periodicity and elements are the same: then two atoms have come closer by at most the skin, so no pair within
+    r_max is missing. Each graph keeps only the edges that are shorter than r_max *now*, in the order (receiver,
     sender, shift), so that the answer does not depend on when the search was made, not even in its last bit.
 
     Args:

@@ -208,7 +208,6 @@ def _check(potential: Potential, atoms: Atoms, options: RelaxOptions) -> None:
     check_elements(potential, atoms)
     if options.cell != "fixed" and not atoms.pbc.all():
         raise EquipotError(
-            f"cell={options.cell!r} needs three periodic directions, but these atoms have "
-            f"pbc={atoms.pbc.tolist()}: "
+            f"cell={options.cell!r} needs three periodic directions, but these atoms have pbc={atoms.pbc.tolist()}: "
             "a molecule or a slab has no cell to relax. Use cell='fixed'."
         )

@@ -131,8 +131,7 @@ def load_potential(
 
     Raises:
         EquipotError: the file is missing, empty, truncated, corrupted, foreign, of a newer version, or does
-        not
-            reproduce its self-test; the device or dtype does not exist here.
+            not reproduce its self-test; the device or dtype does not exist here.
     """
     header, tensors = _read(path)
     state = _under(tensors, _STATE)
@@ -332,8 +331,7 @@ def _upgraded(document: dict[str, Any], tensors: Tensors, path: Path) -> tuple[d
         written = document.get("versions", {}).get("equipot", "a later version")
         raise EquipotError(
             f"{path} has format version {version} (written by equipot {written}); this equipot "
-            f"({_versions()['equipot']}) reads up to {FORMAT_VERSION}. Upgrade equipot: pip install -U "
-            "equipot."
+            f"({_versions()['equipot']}) reads up to {FORMAT_VERSION}. Upgrade equipot: pip install -U equipot."
         )
     while version < FORMAT_VERSION:
         if version not in UPGRADES:

@@ -17,8 +17,7 @@ TOLERANCES = {torch.float32: 2e-3, torch.float64: 1e-8}
 def self_test_tensors(potential: Potential) -> dict[str, torch.Tensor]:
     """A small cluster of the model's elements and what the model predicts for it, in float64.
 
-    The atoms stand on a jittered simple cubic grid a little wider than the shortest distance in training, so
-    that
+    The atoms stand on a jittered simple cubic grid a little wider than the shortest distance in training, so that
     the answer is of ordinary size and every neighbour shell is present.
     """
     statistics = potential.statistics
@@ -63,12 +62,9 @@ def check_self_test(
     forces = (prediction.forces.detach().cpu() - stored["forces"]).abs().max().item()
     if not max(energy, forces) <= tolerance:
         raise EquipotError(
-            f"{name}: on this machine the model does not give the energies and forces that were stored with "
-            "it "
-            f"(they differ by {1000 * energy:.3g} meV and {1000 * forces:.3g} meV/Å; {1000 * tolerance:.3g} "
-            "are "
-            f"allowed). Another version of torch ({torch.__version__}), of equipot or another device "
-            "computes "
+            f"{name}: on this machine the model does not give the energies and forces that were stored with it "
+            f"(they differ by {1000 * energy:.3g} meV and {1000 * forces:.3g} meV/Å; {1000 * tolerance:.3g} are "
+            f"allowed). Another version of torch ({torch.__version__}), of equipot or another device computes "
             "something else: do not use it here before that is understood."
         )
 
