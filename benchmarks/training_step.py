@@ -1,10 +1,10 @@
-"""Times a training step and a prediction of every named point, on the reference backend.
+"""Times a training step and a prediction of every named point at one small size, and of some at usual sizes.
 
     python benchmarks/training_step.py [--json] [--threads 1] [--points mace,nequip] [--repeats 5]
 
-Structures are five 3BPA molecules of the project's own data (examples/xtb_3bpa). A step is forward, forces,
-loss, backward and AdamW. The points are interleaved, so that a busy machine disturbs all of them alike; figures
-are medians of process CPU time (one thread) or wall time (more), in ms.
+Everything runs on the reference backend, in float32. Structures are five 3BPA molecules of the project's own data
+(examples/xtb_3bpa). A step is forward, forces, loss, backward and AdamW. The points are interleaved, so that a busy
+machine disturbs all of them alike; figures are medians of process CPU time (one thread) or wall time (more), in ms.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from ase.io import read
 from equipot.design import Design
 from equipot.geometry import Graph, batch_graphs, evaluate, graph_from_atoms
 from equipot.models import Potential
-from equipot.points import ace, botnet, invariant, mace, nequip, nequip_current
+from equipot.points import NAMED_POINTS, ace, botnet, invariant, mace, named_point, nequip, nequip_current
 from equipot.statistics import Statistics
 
 DATA = Path(__file__).parents[1] / "examples" / "xtb_3bpa" / "train_300K.xyz.gz"
-DESIGNS: dict[str, Design] = {
+USUAL: dict[str, Design] = {
     "mace 32x0e+32x1o": mace(channels=32),
     "mace 128x0e+128x1o": mace(channels=128),
     "nequip 4 layers, l=2, 32": nequip_current(radial_mlp=(64, 64)),
@@ -37,6 +37,12 @@ DESIGNS: dict[str, Design] = {
     "botnet 3 layers, l=2, 16, r 4": botnet(layers=3, max_ell=2, max_L=2, channels=16),
     "ace 64": ace(channels=64),
     "invariant 128": invariant(channels=128),
+}
+SMALL = {"r_max": 4.5, "channels": 16, "layers": 2, "max_ell": 2, "max_L": 1}
+OWN_SIZE = {"ace": {"layers": 1, "max_L": 0}, "invariant": {"max_ell": 0, "max_L": 0}}
+DESIGNS: dict[str, Design] = {
+    **{f"{name}, small": named_point(name, **{**SMALL, **OWN_SIZE.get(name, {})}) for name in NAMED_POINTS},
+    **USUAL,
 }
 
 
