@@ -71,8 +71,7 @@ def check_potential(potential: Potential, atoms: Atoms, *, seed: int = 0) -> dic
     Args:
         potential: the potential.
         atoms: a structure with at least two atoms; best one of the test set, not relaxed. The time is about
-        that
-            of 60 evaluations of it.
+            that of 60 evaluations of it.
         seed: random rotations, translations, permutations and displacements.
 
     Returns:

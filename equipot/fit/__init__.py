@@ -1,6 +1,5 @@
 """Training: loss, optimiser, schedule, and a loop that can be stopped and resumed."""
 
-from equipot.fit.checkpoint import check_resumable
 from equipot.fit.metrics import Errors, ErrorTable, error_table, errors, predictions
 from equipot.fit.non_finite import NonFiniteError
 from equipot.fit.options import FitOptions, LossWeights, Stage
@@ -19,7 +18,6 @@ __all__ = [
     "Reporter",
     "Stage",
     "StepReport",
-    "check_resumable",
     "error_table",
     "errors",
     "fit",

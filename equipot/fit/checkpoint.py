@@ -10,7 +10,6 @@ import torch
 
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
-from equipot.fit.options import FitOptions
 from equipot.models.model_file import read_model_header
 
 CHECKPOINT = "last.ckpt"
@@ -116,22 +115,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif before != after:
             found[f"{prefix}{key}"] = (before, after)
     return found
-
-
-def check_resumable(folder: Path, options: FitOptions) -> None:
-    """Finds out whether the run in a folder can go on with some options, before any data are read.
-
-    Design, statistics and data are compared when the run is resumed.
-
-    Args:
-        folder: The folder of the run.
-        options: What it is to be resumed with.
-
-    Raises:
-        EquipotError: The folder has no usable checkpoint, or the options differ in more than `FREE_TO_CHANGE`.
-    """
-    configuration = load_checkpoint(Path(folder) / CHECKPOINT)["configuration"]
-    check_unchanged({"fit": configuration.get("fit")}, {"fit": options.model_dump(mode="json")})
 
 
 def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

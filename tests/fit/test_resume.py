@@ -7,7 +7,7 @@ import small
 import torch
 
 from equipot.errors import EquipotError
-from equipot.fit.checkpoint import check_resumable, load_checkpoint
+from equipot.fit.checkpoint import load_checkpoint
 from equipot.fit.interrupt import StopRequest
 from equipot.fit.metrics import errors
 from equipot.fit.train import fit
@@ -174,22 +174,6 @@ def test_another_length_without_a_schedule_keeps_the_learning_rate(data, tmp_pat
     fit(small.potential(), *data, small.options(max_epochs=1, schedule="constant"), tmp_path)
     fit(small.potential(), *data, small.options(max_epochs=2, schedule="constant"), tmp_path, resume=True)
     assert "max_epochs was 1 and is now 2: the learning rate of the next step stays at 0.01 (" in warnings(caplog)
-
-
-def test_options_are_compared_before_there_are_data(data, tmp_path):
-    """With the message that a resumed run would give."""
-    fit(small.potential(), *data, small.options(max_epochs=1), tmp_path / "run")
-    check_resumable(tmp_path / "run", small.options(max_epochs=9, max_minutes=3.0))
-    changed = small.options(max_epochs=1, lr=0.02, stages=[{"from_epoch": 3}])
-    with pytest.raises(
-        EquipotError, match=r"fit\.stages was \[\] and is now .*; fit\.lr was 0\.01 and is now 0\.02\."
-    ) as early:
-        check_resumable(tmp_path / "run", changed)
-    with pytest.raises(EquipotError) as late:
-        fit(small.potential(), *data, changed, tmp_path / "run", resume=True)
-    assert str(early.value) == str(late.value)
-    with pytest.raises(EquipotError, match="there is no checkpoint"):
-        check_resumable(tmp_path / "other", changed)
 
 
 def test_a_longer_run_continues_a_finished_one(data, tmp_path):
