@@ -220,8 +220,8 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
 def _unknown_axis(name: str) -> str:
     known = list(Design.model_fields)
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown design axis {name!r}.{hint} The axes are: {', '.join(known)}."
+    hint = f"Did you mean {near[0]!r}? `equipot options design` lists all." if near else ""
+    return f"unknown design axis {name!r}. {hint or 'The axes are: ' + ', '.join(known) + '.'}"
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -269,7 +269,8 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     if json:
         print_json(_relax_facts(result, out))
     else:
-        rows = [[name.replace("_", " "), str(value)] for name, value in _relax_facts(result, out).items()]
+        facts = {name: value for name, value in _relax_facts(result, out).items() if value == value}
+        rows = [[name.replace("_", " "), str(value)] for name, value in facts.items()]
         print_table("Relaxation", ["quantity", "value"], rows)
     if result.status != "converged":
         note(f"error: {result.message}")
