@@ -56,22 +56,34 @@ MOST_CELLS = 1e7
 """vesin sorts atoms into cells of the size of the cutoff; it needs memory for each, and fails above some 5e7."""
 
 
+FEW_CELLS = 1e5
+"""Up to so many cells a structure without periodicity is searched as it is, which takes the least time."""
+
+
 def _pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns receivers, senders and shifts of all pairs nearer than r_max, in time linear in the atoms."""
     if len(positions) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3))
+    if not pbc.any() and np.prod(np.ptp(positions, axis=0) / r_max + 1.0) < FEW_CELLS:
+        return _search(positions, np.zeros((3, 3)), pbc, r_max)
     points, box = _boxed(positions, cell, pbc, r_max)
     radius = max(r_max, (abs(np.linalg.det(box)) / MOST_CELLS) ** (1 / 3))
-    search = NeighborList(cutoff=radius, full_list=True)
-    i, j, shifts = search.compute(points=points, box=box, periodic=np.ones(3, dtype=bool), quantities="ijS")
-    i, j, shifts = np.asarray(i, np.int64), np.asarray(j, np.int64), np.asarray(shifts, np.float64)
+    i, j, shifts = _search(points, box, np.ones(3, dtype=bool), radius)
     if radius > r_max:
         near = np.linalg.norm(points[j] - points[i] + shifts @ box, axis=1) < r_max
         i, j, shifts = i[near], j[near], shifts[near]
     shifts[:, ~pbc] = 0.0
     return i, j, shifts
+
+
+def _search(
+    points: np.ndarray, box: np.ndarray, periodic: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    found = NeighborList(cutoff=radius, full_list=True)
+    i, j, shifts = found.compute(points=points, box=box, periodic=periodic, quantities="ijS")
+    return np.asarray(i, np.int64), np.asarray(j, np.int64), np.asarray(shifts, np.float64)
 
 
 def _boxed(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, r_max: float) -> tuple[np.ndarray, np.ndarray]:
