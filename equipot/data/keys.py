@@ -44,7 +44,7 @@ _SHORT = {
     "stress": ("s",),
     "virial": ("w",),
 }
-"""Names that are too short to be taken for a label unasked."""
+"""Names that many programs use for many things: suggested, never taken for a label unasked."""
 _OTHER_MEANING = ("kinetic", "per_atom", "std", "sigma", "error", "unit", "weight", "cutoff")
 TOLERANCE = {"energy": 1e-4, "forces": 1e-3, "stress": 1e-5, "virial": 1e-3}
 """Two keys for one label agree within this (eV, eV/Å, eV/Å³, eV)."""

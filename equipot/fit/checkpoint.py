@@ -22,6 +22,10 @@ PARTS = ("configuration", "state", "model", "optimiser", "average", "random")
 FREE_TO_CHANGE = frozenset({"fit.max_epochs", "fit.max_minutes"})
 """What may differ when a run is resumed: how long it goes on."""
 
+_MEANING = {
+    "train_data": "the training structures or their labels differ: ",
+    "valid_data": "the validation structures or their labels differ: ",
+}
 _WHAT_TO_DO = "resume with the same configuration, or start a new run in another folder"
 
 
@@ -131,7 +135,9 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     if "train_data" in changed:
         changed = {k: v for k, v in changed.items() if not k.startswith("statistics.")}
     if changed:
-        listed = "; ".join(f"{key} was {_short(a)} and is now {_short(b)}" for key, (a, b) in changed.items())
+        listed = "; ".join(
+            f"{_MEANING.get(key, '')}{key} was {_short(a)} and is now {_short(b)}" for key, (a, b) in changed.items()
+        )
         allowed = ", ".join(sorted(FREE_TO_CHANGE))
         raise EquipotError(
             f"cannot resume with a changed configuration: {listed}. Only {allowed} may change; {_WHAT_TO_DO}"

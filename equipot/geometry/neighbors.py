@@ -8,6 +8,12 @@ from vesin import NeighborList
 from equipot.errors import EquipotError
 from equipot.geometry.graph import Graph
 
+MOST_CELLS = 1e7
+"""vesin sorts atoms into cells of the size of the cutoff; it needs memory for each, and fails above some 5e7."""
+
+FEW_CELLS = 1e5
+"""Up to so many cells a structure without periodicity is searched as it is, which takes the least time."""
+
 
 def build_graph(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, atomic_numbers: np.ndarray, r_max: float
@@ -50,14 +56,6 @@ def build_graph(
 def graph_from_atoms(atoms: ase.Atoms, r_max: float) -> Graph:
     """Returns the graph of an ASE structure (see `build_graph`)."""
     return build_graph(atoms.positions, atoms.cell.array, atoms.pbc, atoms.numbers, r_max)
-
-
-MOST_CELLS = 1e7
-"""vesin sorts atoms into cells of the size of the cutoff; it needs memory for each, and fails above some 5e7."""
-
-
-FEW_CELLS = 1e5
-"""Up to so many cells a structure without periodicity is searched as it is, which takes the least time."""
 
 
 def _pairs(

@@ -208,19 +208,26 @@ def test_restart_equals_an_uninterrupted_run_bit_for_bit(pair, crystal, tmp_path
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+class Killed(BaseException):
+    """What nothing in a run catches."""
+
+
+def kill_at(step, *arguments):
+    """Starts a run and ends it in the report of a step."""
+
+    def kill(row, _steps):
+        if row.step == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_md(*arguments, progress=kill)
+
+
 def test_a_run_killed_in_its_first_steps_goes_on(pair, crystal, tmp_path):
     run = options(ensemble="langevin", steps=25, restart_interval=1000)
     whole = run_md(pair, crystal, run, tmp_path / "whole")
 
-    class Killed(BaseException):
-        pass
-
-    def kill(row, _steps):
-        if row.step == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_md(pair, crystal, run, tmp_path / "killed", progress=kill)
+    kill_at(3, pair, crystal, run, tmp_path / "killed")
     again = run_md(pair, None, run, tmp_path / "killed", restart=True)
     assert np.array_equal(again.atoms.positions, whole.atoms.positions)
     for name in (md_files.THERMO, "trajectory.extxyz"):
@@ -249,15 +256,7 @@ def test_restart_after_a_kill_writes_nothing_twice(pair, crystal, tmp_path, monk
     run = options(ensemble="langevin", steps=25, restart_interval=8, trajectory_interval=3)
     whole = run_md(pair, crystal, run, tmp_path / "whole")
 
-    class Killed(BaseException):
-        pass
-
-    def kill(row, _steps):
-        if row.step == 21:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_md(pair, crystal, run, tmp_path / "killed", progress=kill)
+    kill_at(21, pair, crystal, run, tmp_path / "killed")
     with (tmp_path / "killed" / md_files.THERMO).open("a") as file:
         file.write("22,44.0,29")
     resumed = run_md(pair, crystal, run, tmp_path / "killed", restart=True)

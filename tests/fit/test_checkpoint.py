@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -187,5 +188,17 @@ def test_differences_name_nested_keys():
 def test_only_the_length_of_a_run_may_change():
     old = {"fit": {"lr": 0.01, "max_epochs": 10, "max_minutes": None}, "train_data": "abc"}
     check_unchanged(old, {"fit": {"lr": 0.01, "max_epochs": 20, "max_minutes": 5.0}, "train_data": "abc"})
-    with pytest.raises(EquipotError, match=r"fit\.lr was 0\.01 and is now 0\.1; train_data was 'abc' and is now 'd'"):
+    with pytest.raises(
+        EquipotError,
+        match=r"fit\.lr was 0\.01 and is now 0\.1; the training structures or their labels differ: train_data was 'abc' and is now 'd'",
+    ):
         check_unchanged(old, {"fit": {"lr": 0.1, "max_epochs": 10, "max_minutes": None}, "train_data": "d"})
+
+
+def test_a_full_disk_is_an_operating_system_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "last.ckpt", {"model": {"x": torch.zeros(3)}})
