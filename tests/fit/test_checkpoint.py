@@ -190,7 +190,8 @@ def test_only_the_length_of_a_run_may_change():
     check_unchanged(old, {"fit": {"lr": 0.01, "max_epochs": 20, "max_minutes": 5.0}, "train_data": "abc"})
     with pytest.raises(
         EquipotError,
-        match=r"fit\.lr was 0\.01 and is now 0\.1; the training structures or their labels differ: train_data was 'abc' and is now 'd'",
+        match=r"fit\.lr was 0\.01 and is now 0\.1; the training structures or their labels differ: "
+        r"train_data was 'abc' and is now 'd'",
     ):
         check_unchanged(old, {"fit": {"lr": 0.1, "max_epochs": 10, "max_minutes": None}, "train_data": "d"})
 
