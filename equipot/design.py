@@ -66,8 +66,9 @@ class Design(BaseModel):
         description="from the basis to the weights of each path and channel; per sender's element if species",
     )
     radial_mlp: tuple[Width, ...] = Field((64, 64, 64), description="hidden widths of the radial MLP")
-    radial_scaling: Literal["e3nn", "nequip"] = Field(
-        "e3nn", description="scaling inside the radial MLP: e3nn's FullyConnectedNet or nequip ≥ 0.7's"
+    radial_scaling: Literal["e3nn", "nequip", "plain"] = Field(
+        "e3nn",
+        description="scaling inside the radial MLP: e3nn's FullyConnectedNet, nequip ≥ 0.7's, or none (Nequix)",
     )
     envelope_p: int = Field(5, ge=2, description="order p of the polynomial envelope")
     envelope_on: Literal["basis", "weights"] = Field("basis", description="what the envelope multiplies")
@@ -76,10 +77,12 @@ class Design(BaseModel):
     )
 
     # the interaction
-    element_embedding: Literal["linear", "table"] = Field(
-        "linear", description="h⁰: one-hot through a normalised linear map, or a plain table"
+    element_embedding: Literal["linear", "table", "one_hot"] = Field(
+        "linear", description="h⁰: one-hot through a normalised linear map, a plain table, or the one-hot vector itself"
     )
-    embedding_channels: Width | None = Field(None, description="width of h⁰; default the scalar channels")
+    embedding_channels: Width | None = Field(
+        None, description="width of h⁰; default the scalar channels, or the number of elements if one-hot"
+    )
     edge_vector: Literal["to_receiver", "to_sender"] = Field(
         "to_receiver", description="r̂ in Y: r_i − r_j (BOTNet, MACE) or r_j − r_i (NequIP)"
     )
@@ -98,15 +101,19 @@ class Design(BaseModel):
     )
     correlation: int = Field(3, ge=1, le=5, description="correlation order ν of one layer")
     product_weights: Literal["species", "shared"] = Field("species", description="w per central element or not")
-    self_connection: Literal["none", "plain", "species", "embedding"] = Field(
+    self_connection: Literal["none", "plain", "species", "indexed", "embedding"] = Field(
         "species",
-        description="S: absent, one matrix, one per element, or contracted with the element's embedding",
+        description="S: absent, one matrix, one per element (weights times 1/√(K S) for K channels and S elements, or "
+        "1/√K if indexed), or contracted with the element's embedding",
     )
     self_connection_first: bool = Field(True, description="S in the first layer too")
     nonlinearity: Literal["none", "gate"] = Field("none", description="σ: identity or the gate")
-    feature_norm: Literal["none", "rms"] = Field("none", description="normalisation of h' per irrep")
-    activation_constants: Literal["e3nn", "exact"] = Field(
-        "e3nn", description="second-moment constants of SiLU and tanh as e3nn samples them, or integrated"
+    feature_norm: Literal["none", "rms", "layer"] = Field(
+        "none", description="normalisation: of h' for each irrep, or of σ's argument over all irreps (Nequix)"
+    )
+    activation_constants: Literal["e3nn", "exact", "jax"] = Field(
+        "e3nn",
+        description="second-moment constants of SiLU and tanh: e3nn's sample, integrated, or e3nn-jax's sum",
     )
 
     # the energy

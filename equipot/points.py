@@ -169,6 +169,27 @@ def ace(**axes: Any) -> Design:
     return Design(**{**values, **axes})
 
 
+def nequix(**axes: Any) -> Design:
+    """Nequix: NequIP with one-hot elements, one plain self-connection and an RMS layer norm before the gate.
+
+    Sizes are those of Nequix-MP-1 (707,569 parameters for its 89 elements). Channels may differ from degree to degree.
+    `self_connection="indexed"` is its `index_weights=True`, `feature_norm="none"` its `layer_norm=False`.
+
+    Source: nequix 0.4 (atomicarchitects), `nequix/model.py`; Koker et al., *Training a foundation model for materials
+    on a budget* (2025).
+    """
+    values: dict[str, Any] = {
+        "r_max": 6.0, "layers": 4, "max_ell": 3, "max_L": 3, "channels": (128, 64, 32, 32), "radial_prefactor": "full",
+        "radial_mlp": (64, 64), "radial_scaling": "plain", "envelope_p": 6, "element_embedding": "one_hot",
+        "edge_vector": "to_sender", "neighbour_normalisation": "sqrt", "product": "none", "correlation": 1,
+        "self_connection": "plain", "nonlinearity": "gate", "feature_norm": "layer", "activation_constants": "jax",
+        "readout_layers": "last", "readout": "linear",
+    }  # fmt: skip
+    if isinstance(axes.get("max_L"), int) and "channels" not in axes:
+        values["channels"] = (128, 64, 32, 32)[: axes["max_L"] + 1]
+    return Design(**{**values, **axes})
+
+
 def invariant(**axes: Any) -> Design:
     """An invariant network: NequIP's update with scalar features only (max_L = 0), for comparison."""
     values: dict[str, Any] = {"max_ell": 0, "max_L": 0, "parity": "natural", "channels": 128, "embedding_channels": 32}
@@ -193,6 +214,7 @@ NAMED_POINTS: dict[str, Callable[..., Design]] = {
     "botnet_element_residual": botnet_element_residual,
     "botnet_ssh": botnet_ssh,
     "mace": mace,
+    "nequix": nequix,
     "invariant": invariant,
 }
 """Every named point: the function that returns its `Design`."""

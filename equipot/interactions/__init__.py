@@ -1,6 +1,6 @@
 """The interaction layer and its parts."""
 
-from equipot.interactions.layer import Edges, Elements, Interaction, embedding_width
-from equipot.interactions.plan import LayerPlan, plan_layers
+from equipot.interactions.layer import Edges, Elements, Interaction
+from equipot.interactions.plan import LayerPlan, embedding_width, plan_layers
 
 __all__ = ["Edges", "Elements", "Interaction", "LayerPlan", "embedding_width", "plan_layers"]

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 CONSTANTS = {
     "e3nn": {"silu": 1.6791767923989418, "tanh": 1.5937334472592695},
     "exact": {"silu": 1.6765324703310907, "tanh": 1.5925374197228312},
+    "jax": {"silu": 1.6765620560798837, "tanh": 1.5925386426301724},
 }
-"""1/√E[σ(x)²] for x ~ N(0, 1): as e3nn samples it with a fixed seed, and by quadrature."""
+"""1/√E[σ(x)²] for x ~ N(0, 1): as e3nn samples it with a fixed seed, by quadrature, and as e3nn-jax averages it over
+1,000,001 quantiles in float64 (in float32 it finds 1.6765648 and 1.5925388)."""
 
 
 class Activation(nn.Module):
@@ -18,7 +20,7 @@ class Activation(nn.Module):
 
     Args:
         name: "silu" or "tanh".
-        constants: "e3nn" or "exact".
+        constants: "e3nn", "exact" or "jax".
     """
 
     def __init__(self, name: str, constants: str) -> None:

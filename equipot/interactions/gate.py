@@ -1,6 +1,5 @@
 """Nonlinearities σ of the update that keep equivariance."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ class Gate(nn.Module):
 
     Args:
         irreps_out: Irreps after the gate, each once, in order.
-        constants: Second-moment constants of the activations, "e3nn" or "exact".
+        constants: Second-moment constants of the activations, "e3nn", "exact" or "jax".
 
     Source: Weiler et al., NeurIPS 2018; Batzner et al. 2022, Methods.
     """
@@ -49,29 +48,3 @@ def gate_irreps_in(irreps_out: Irreps) -> Irreps:
     """Returns the irreps before the gate: those after it, and one 0e for each channel of degree ≥ 1."""
     gates = sum(mul for mul, ir in irreps_out if ir.l > 0)
     return Irreps([(mul + gates if ir == SCALAR else mul, ir) for mul, ir in irreps_out])
-
-
-class RMSNorm(nn.Module):
-    r"""Divides each irrep by its root mean square over channels and components, times a weight per channel.
-
-        y_{l m k} = g_{l k} x_{l m k} / √(ε + mean_{m k} x²_{l m k}),   ε = 10⁻⁴
-
-    Args:
-        irreps: Irreps of the features, each once.
-        dtype: Type of the weights, which start at 1.
-    """
-
-    epsilon = 1e-4
-
-    def __init__(self, irreps: Irreps, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.irreps = irreps
-        self.weights = nn.ParameterDict({str(ir): nn.Parameter(torch.ones(mul, dtype=dtype)) for mul, ir in irreps})
-
-    def forward(self, x: Float[Tensor, "node dim"]) -> Float[Tensor, "node dim"]:
-        """Returns the normalised features."""
-        parts = zip(self.irreps, irreps_split(x, self.irreps), strict=True)
-        return irreps_join([
-            part * self.weights[str(ir)] * torch.rsqrt(part.square().mean(dim=(1, 2), keepdim=True) + self.epsilon)
-            for (_, ir), part in parts
-        ])  # fmt: skip

@@ -9,10 +9,19 @@ from torch import Tensor, nn
 
 from equipot.basis import RadialFeatures
 from equipot.design import Design
-from equipot.interactions.gate import Gate, RMSNorm
-from equipot.interactions.linear import Absent, EmbeddingLinear, Linear, PlainLinear, SpeciesLinear, Unchanged
+from equipot.interactions.gate import Gate
+from equipot.interactions.linear import (
+    Absent,
+    EmbeddingLinear,
+    IndexedLinear,
+    Linear,
+    PlainLinear,
+    SpeciesLinear,
+    Unchanged,
+)
+from equipot.interactions.norm import LayerNorm, RMSNorm
 from equipot.interactions.normalise import normalisations
-from equipot.interactions.plan import LayerPlan
+from equipot.interactions.plan import LayerPlan, embedding_width
 from equipot.interactions.product import NoProduct, ProductBasis
 from equipot.interactions.radial_map import radial_map
 from equipot.kernels.reference import ReferenceConvolution, SpeciesGroups
@@ -70,6 +79,7 @@ class Interaction(nn.Module):
         self.normalise_senders, self.normalise = normalisations(design, statistics, dtype)
         self.product, self.down = _product(design, plan, num_species, dtype)
         self.self_connection = _self_connection(design, plan, num_species, dtype)
+        self.norm_update = LayerNorm(plan.update, dtype) if design.feature_norm == "layer" else _SAME
         self.nonlinearity = Gate(plan.out, design.activation_constants) if design.nonlinearity == "gate" else _SAME
         self.norm = RMSNorm(plan.out, dtype) if design.feature_norm == "rms" else _SAME
 
@@ -85,7 +95,7 @@ class Interaction(nn.Module):
         A = self.species_weights(N * self.mix(a), elements.owned, elements.embedding)
         B = self.product(A, elements.owned)
         S_h = self.self_connection(h[:num_owned], elements.owned, elements.embedding)
-        return self.norm(self.nonlinearity(self.down(B) + S_h))
+        return self.norm(self.nonlinearity(self.norm_update(self.down(B) + S_h)))
 
 
 _SAME = nn.Identity()
@@ -107,17 +117,12 @@ def _product(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dty
 def _self_connection(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype) -> nn.Module:
     if plan.index == 0 and not design.self_connection_first:
         return Absent()
-    features = embedding_width(design)
     irreps: tuple[Irreps, Irreps] = (plan.h, plan.update)
     make: dict[str, Callable[[], nn.Module]] = {
         "none": Absent,
         "plain": lambda: PlainLinear(*irreps, dtype),
         "species": lambda: SpeciesLinear(*irreps, num_species, dtype),
-        "embedding": lambda: EmbeddingLinear(*irreps, features, dtype),
+        "indexed": lambda: IndexedLinear(*irreps, num_species, dtype),
+        "embedding": lambda: EmbeddingLinear(*irreps, embedding_width(design, num_species), dtype),
     }
     return make[design.self_connection]()
-
-
-def embedding_width(design: Design) -> int:
-    """Width of h⁰, the elements' embedding."""
-    return design.embedding_channels or design.channels_per_degree[0]

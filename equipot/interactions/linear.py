@@ -81,6 +81,17 @@ class SpeciesLinear(nn.Module):
         return irreps_join([_or_zeros(mixed.get(str(ir)), x, ir.dim, mul) for mul, ir in self.irreps_out])
 
 
+class IndexedLinear(SpeciesLinear):
+    """A `SpeciesLinear` whose matrices are divided by √K_l only, whatever the number of elements.
+
+    Source: e3nn-jax, linear maps with indexed weights (nequix).
+    """
+
+    def matrices(self, embedding: Float[Tensor, "species feature"]) -> dict[str, Tensor]:
+        """Returns the matrix of each element for each irrep."""
+        return {ir: W / math.sqrt(W.shape[1]) for ir, W in self.weights.items()}
+
+
 class EmbeddingLinear(SpeciesLinear):
     r"""Mixes channels with matrices contracted from the elements' embedding: S_z = Σ_f W_{f} e_{z f} / √(K F).
 

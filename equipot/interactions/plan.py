@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from equipot.design import Design
+from equipot.errors import EquipotError
 from equipot.interactions.gate import SCALAR, gate_irreps_in
 from equipot.kernels.polynomial import Convolution, Product, convolution, reachable
 from equipot.o3 import Irrep, Irreps
@@ -31,9 +32,25 @@ class LayerPlan:
     out: Irreps
 
 
-def plan_layers(design: Design) -> list[LayerPlan]:
-    """Returns the plan of every layer of a design."""
-    h = Irreps([(design.embedding_channels or design.channels_per_degree[0], SCALAR)])
+def embedding_width(design: Design, num_species: int) -> int:
+    """Width of h⁰, the elements' embedding.
+
+    Raises:
+        EquipotError: `embedding_channels` is given for one-hot vectors and is not the number of elements.
+    """
+    if design.element_embedding != "one_hot":
+        return design.embedding_channels or design.channels_per_degree[0]
+    if design.embedding_channels not in (None, num_species):
+        raise EquipotError(
+            f"embedding_channels={design.embedding_channels}, but one-hot vectors of {num_species} elements have width "
+            f"{num_species} (element_embedding='one_hot'): leave embedding_channels out, or choose another embedding."
+        )
+    return num_species
+
+
+def plan_layers(design: Design, num_species: int) -> list[LayerPlan]:
+    """Returns the plan of every layer of a design for this number of elements."""
+    h = Irreps([(embedding_width(design, num_species), SCALAR)])
     plans = []
     for index in range(design.layers):
         plan = _plan_layer(design, index, h)

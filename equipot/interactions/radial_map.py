@@ -1,7 +1,9 @@
 """From radial basis functions to R, the weights of each path and channel."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,30 +15,42 @@ from equipot.interactions.activation import Activation
 from equipot.kernels.polynomial import Convolution
 
 
+class _Scaling(NamedTuple):
+    """How a radial MLP scales: x ← σ(f x W), W drawn with standard deviation s; f and s from the inputs per layer."""
+
+    constant: bool
+    factors: Callable[[list[int]], list[float]]
+    starts: Callable[[list[int]], list[float]]
+    draw: Callable[..., Tensor]
+
+
 class RadialMLP(nn.Module):
     r"""R = MLP(e), without biases.
 
         e3nn:   x ← c σ(x W / √h) for hidden layers, R = x W / √h         (c makes E[(cσ)²] = 1)
         nequip: x ← σ(x W / √h) for the first, σ(x W √(2/h)) for later ones, R = x W √(2/h)
+        plain:  x ← σ(x W), R = x W, with W from N(0, 4/h) but the last from N(0, 1/h)
 
     Args:
         design: The axes radial_mlp, radial_scaling and activation_constants.
         num_weights: Columns of R.
         dtype: Type of the weights.
 
-    Source: e3nn `FullyConnectedNet` (NequIP's paper, BOTNet, MACE); nequip 0.19 `ScalarMLPFunction`.
+    Source: e3nn `FullyConnectedNet` (NequIP's paper, BOTNet, MACE); nequip 0.19 `ScalarMLPFunction`;
+    nequix `MLP`.
     """
 
     def __init__(self, design: Design, num_weights: int, dtype: torch.dtype) -> None:
         super().__init__()
         widths = [design.num_radial, *design.radial_mlp, num_weights]
-        e3nn = design.radial_scaling == "e3nn"
-        self.activation = Activation("silu", design.activation_constants) if e3nn else nn.SiLU()
-        start = torch.randn if e3nn else _unit_uniform
         pairs = list(pairwise(widths))
-        self.weights = nn.ParameterList([nn.Parameter(start(a, b, dtype=dtype)) for a, b in pairs])
-        gain = 1.0 if e3nn else 2.0
-        self.scales = [math.sqrt((gain if n > 0 else 1.0) / a) for n, (a, _) in enumerate(pairs)]
+        scaling = _SCALINGS[design.radial_scaling]
+        self.activation = Activation("silu", design.activation_constants) if scaling.constant else nn.SiLU()
+        self.scales = scaling.factors([a for a, _ in pairs])
+        starts = scaling.starts([a for a, _ in pairs])
+        self.weights = nn.ParameterList(
+            [nn.Parameter(s * scaling.draw(a, b, dtype=dtype)) for s, (a, b) in zip(starts, pairs, strict=True)]
+        )
 
     def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
         """Returns R."""
@@ -114,3 +128,24 @@ def radial_map(design: Design, convolution: Convolution, num_species: int, dtype
 
 def _unit_uniform(*shape: int, dtype: torch.dtype) -> Tensor:
     return math.sqrt(3.0) * (2.0 * torch.rand(*shape, dtype=dtype) - 1.0)
+
+
+def _ones(inputs: list[int]) -> list[float]:
+    return [1.0] * len(inputs)
+
+
+_SCALINGS = {
+    "e3nn": _Scaling(True, lambda inputs: [math.sqrt(1.0 / n) for n in inputs], _ones, torch.randn),
+    "nequip": _Scaling(
+        False,
+        lambda inputs: [math.sqrt((2.0 if layer > 0 else 1.0) / n) for layer, n in enumerate(inputs)],
+        _ones,
+        _unit_uniform,
+    ),
+    "plain": _Scaling(
+        False,
+        _ones,
+        lambda inputs: [math.sqrt((1.0 if layer == len(inputs) - 1 else 4.0) / n) for layer, n in enumerate(inputs)],
+        torch.randn,
+    ),
+}

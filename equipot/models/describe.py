@@ -42,7 +42,7 @@ def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
     species = tuple(sorted(set(species)))
     potential = Potential(design, _placeholder(species))
     counts = potential.parameter_counts()
-    plans = plan_layers(design)
+    plans = plan_layers(design, len(species))
     orders = body_orders(design)
     layers = [_describe_layer(design, plan, len(species), order) for plan, order in zip(plans, orders, strict=True)]
     return {

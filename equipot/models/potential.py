@@ -1,6 +1,5 @@
 """The whole model: from a graph to one energy per atom."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,8 +12,9 @@ from equipot.basis import RadialBasis
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.geometry import Graph
-from equipot.interactions import Edges, Elements, Interaction, embedding_width, plan_layers
+from equipot.interactions import Edges, Elements, Interaction, plan_layers
 from equipot.kernels.reference import group_by_species
+from equipot.models.embedding import element_embedding
 from equipot.models.readout import readout
 from equipot.models.repulsion import ZBL, NoRepulsion
 from equipot.o3 import spherical_harmonics
@@ -73,8 +73,8 @@ class Potential(nn.Module):
 
     def _build(self, dtype: torch.dtype) -> None:
         design, statistics = self.design, self.statistics
-        plans = plan_layers(design)
-        self.embedding = _Embedding(design, len(statistics.species), dtype)
+        plans = plan_layers(design, len(statistics.species))
+        self.embedding = element_embedding(design, len(statistics.species), dtype)
         self.radial_basis = RadialBasis(design, dtype)
         self.layers = nn.ModuleList([Interaction(design, plan, statistics, dtype) for plan in plans])
         self.readouts = nn.ModuleList(
@@ -174,18 +174,6 @@ class Potential(nn.Module):
             spherical_harmonics(directions, self.design.max_ell),
             self.radial_basis(lengths, Z_j, Z_i),
         )
-
-
-class _Embedding(nn.Module):
-    """h⁰ of each element: one-hot through a linear map scaled by 1/√S, or a plain table."""
-
-    def __init__(self, design: Design, num_species: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_species, embedding_width(design), dtype=dtype))
-        self.factor = 1.0 / math.sqrt(num_species) if design.element_embedding == "linear" else 1.0
-
-    def vectors(self) -> Float[Tensor, "species feature"]:
-        return self.weight * self.factor
 
 
 def _energy_terms(design: Design, statistics: Statistics) -> list[tuple[str, list[float], bool]]:

@@ -6,11 +6,17 @@ import pytest
 import torch
 
 from equipot.basis import RadialFeatures
-from equipot.interactions.gate import RMSNorm
+from equipot.errors import EquipotError
+from equipot.interactions import plan_layers
+from equipot.interactions.activation import CONSTANTS
+from equipot.interactions.linear import IndexedLinear, SpeciesLinear
+from equipot.interactions.norm import LayerNorm, RMSNorm
 from equipot.interactions.radial_map import radial_map
 from equipot.kernels.polynomial import convolution
+from equipot.kernels.reference import group_by_species
+from equipot.models.embedding import element_embedding
 from equipot.o3 import Irrep, Irreps
-from equipot.points import mace
+from equipot.points import mace, nequix
 
 
 def test_rms_norm_divides_each_irrep_by_its_root_mean_square():
@@ -25,6 +31,60 @@ def test_rms_norm_divides_each_irrep_by_its_root_mean_square():
     assert y[:2] == pytest.approx([2.0 * 0.03 / scalar_rms, 3.0 * -0.04 / scalar_rms], rel=1e-12)
     gx = [5.0 * 0.01, 7.0 * 0.02, 5.0 * -0.03, 7.0 * 0.0, 5.0 * 0.01, 7.0 * 0.03]
     assert y[2:] == pytest.approx([value / vector_rms for value in gx], rel=1e-12)
+
+
+def test_layer_norm_divides_all_irreps_by_one_number_in_which_each_has_the_same_share():
+    """g x / √(ε + (mean x₀² + mean x₁²) / 2): 2 scalars and 6 components weigh the same; a zero stays a zero."""
+    norm = LayerNorm(Irreps("2x0e + 2x1o"), torch.float64)
+    g = {"0e": [2.0, 3.0], "1o": [5.0, 7.0]}
+    norm.load_state_dict({f"weights.{ir}": torch.tensor(values, dtype=torch.float64) for ir, values in g.items()})
+    x = [3e-6, -4e-6, 1e-6, 2e-6, -3e-6, 0.0, 1e-6, 3e-6]  # so small that ε = 10⁻¹² counts
+    y = norm(torch.tensor([x, [0.0] * 8], dtype=torch.float64))
+    root = sqrt(1e-12 + ((9e-12 + 16e-12) / 2 + (1 + 4 + 9 + 0 + 1 + 9) * 1e-12 / 6) / 2)
+    gx = [2.0 * x[0], 3.0 * x[1], 5.0 * x[2], 7.0 * x[3], 5.0 * x[4], 7.0 * x[5], 5.0 * x[6], 7.0 * x[7]]
+    assert y[0].tolist() == pytest.approx([value / root for value in gx], rel=1e-12)
+    assert y[1].tolist() == [0.0] * 8
+
+
+def test_a_plain_radial_network_has_no_factors():
+    """R = silu(silu(e W₁) W₂) W₃, and weights that start from N(0, 4/h), the last from N(0, 1/h)."""
+    paths = convolution(Irreps([(600, Irrep(0, 1))]), 1, [Irrep(0, 1), Irrep(1, -1)])
+    design = nequix(num_radial=50, radial_mlp=(80, 70))
+    network = radial_map(design, paths, 1, torch.float64)
+    W1, W2, W3 = network.weights
+    e = torch.randn(3, 50, dtype=torch.float64)
+    f = torch.tensor([[1.0], [0.5], [0.0]], dtype=torch.float64)
+    silu = torch.nn.functional.silu
+    expected = silu(silu(e @ W1) @ W2) @ W3 * f
+    assert torch.allclose(network(RadialFeatures(e, f), torch.zeros(3, dtype=torch.int64)), expected, rtol=1e-13)
+    for W, variance in ((W1, 4 / 50), (W2, 4 / 80), (W3, 1 / 70)):
+        assert W.square().mean().item() == pytest.approx(variance, rel=0.1)
+
+
+def test_indexed_matrices_are_divided_by_the_channels_only():
+    """y_i = x_i W_{z_i} / √K with three elements; a matrix per element as e3nn has it divides by √(3 K)."""
+    irreps = Irreps("4x0e"), Irreps("2x0e")
+    x, species = torch.randn(5, 4, dtype=torch.float64), torch.tensor([2, 0, 1, 2, 2])
+    unused = torch.zeros(3, 1, dtype=torch.float64)
+    for kind, divisor in ((IndexedLinear, 2.0), (SpeciesLinear, 2.0 * sqrt(3.0))):
+        linear = kind(*irreps, 3, torch.float64)
+        expected = torch.einsum("nk,nkl->nl", x, linear.weights["0e"][species]) / divisor
+        assert torch.allclose(linear(x, group_by_species(species, 3), unused), expected, rtol=1e-13)
+
+
+def test_one_hot_features_are_as_many_as_the_elements():
+    assert element_embedding(nequix(), 3, torch.float64).vectors().tolist() == torch.eye(3).tolist()
+    assert not list(element_embedding(nequix(), 3, torch.float64).parameters())
+    assert plan_layers(nequix(embedding_channels=3), 3) == plan_layers(nequix(), 3)
+    with pytest.raises(EquipotError, match=r"embedding_channels=4, but one-hot vectors of 3 elements have width 3"):
+        plan_layers(nequix(embedding_channels=4), 3)
+
+
+def test_constants_of_the_activations_are_those_of_their_sums():
+    """e3nn-jax's: the mean of σ² over the quantiles i / (n + 1) of the normal distribution, n = 1,000,001."""
+    x = torch.special.ndtri(torch.arange(1, 1_000_002, dtype=torch.float64) / 1_000_002)
+    for name, function in (("silu", torch.nn.functional.silu), ("tanh", torch.tanh)):
+        assert CONSTANTS["jax"][name] == pytest.approx(function(x).square().mean().item() ** -0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize(("channels", "seen"), [(5, [0, 1, 2, 0, 1]), (2, [0, 1])])

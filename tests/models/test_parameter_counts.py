@@ -5,7 +5,7 @@ import torch
 
 from equipot.design import Design
 from equipot.models import Potential
-from equipot.points import botnet, botnet_element, botnet_element_residual, mace, nequip
+from equipot.points import botnet, botnet_element, botnet_element_residual, mace, nequip, nequix
 from equipot.statistics import Statistics
 
 HCO, HCNO = (1, 6, 8), (1, 6, 7, 8)
@@ -35,6 +35,8 @@ def potential(design: Design, species: tuple[int, ...]) -> Potential:
         # BOTNet's released code on 3BPA's four elements, as its README configures it
         pytest.param(botnet(), HCNO, 3_760_016, id="botnet-3bpa"),
         pytest.param(botnet_element(), HCNO, 3_107_216, id="botnet-element-3bpa"),
+        # Nequix-MP-1: the released file has 707,658 numbers, 89 of them energies of isolated atoms
+        pytest.param(nequix(), tuple(range(1, 90)), 707_658 - 89, id="nequix-mp-1"),
         # fixed frequencies, as in the ablation's code
         pytest.param(nequip(radial_trainable=False), HCO, 3_190_480, id="nequip-fixed"),
     ],

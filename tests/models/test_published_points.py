@@ -10,7 +10,7 @@ import ase
 import numpy as np
 import pytest
 import torch
-from oracle.build import botnet_code, mace_code, nequip_current, nequip_published
+from oracle.build import botnet_code, mace_code, nequip_current, nequip_published, nequix_code
 from oracle.parts import predict
 from oracle.weights import features_as_ours, o3
 
@@ -56,13 +56,17 @@ def _structures() -> list[ase.Atoms]:
 
 
 def _potential(design: Design, seed: int) -> Potential:
-    """A potential with random weights everywhere, trainable roots included."""
+    """A potential with random weights everywhere, trainable roots and the weights of norms included."""
     potential = Potential(design, STATISTICS, dtype=torch.float64, seed=seed)
     if design.radial_trainable:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             roots = potential.radial_basis.functions.frequencies
             roots += 0.1 * torch.rand(roots.shape, generator=generator, dtype=torch.float64)
+    if design.feature_norm == "layer":
+        with torch.no_grad():
+            for weight in (w for layer in potential.layers for w in layer.norm_update.parameters()):
+                weight += torch.linspace(-0.3, 0.3, len(weight), dtype=torch.float64)
     return potential
 
 
@@ -108,6 +112,11 @@ CASES: dict[str, tuple[Design, Reference]] = {
             neighbour_count="per_sender", scale_shift_per_species=True, shift="mean", radial_trainable=False,
         ),
         lambda potential: nequip_current(potential, per_type=True),
+    ),
+    "nequix": (named_point("nequix", **{**_DEEP, "channels": (4, 3, 2)}), nequix_code),
+    "nequix, one matrix per element, no norm": (
+        named_point("nequix", **{**_WIDE, "channels": (5, 3, 2, 1)}, self_connection="indexed", feature_norm="none"),
+        nequix_code,
     ),
     "invariant": (named_point("invariant", **{**_SIZE, "channels": 4}), nequip_current),
     "ace": (
@@ -205,6 +214,7 @@ _RMS, _SHIFT = STATISTICS.force_rms, STATISTICS.energy_mean
         ("nequip_nosc_e0", _E0, 1.0, 0.0),
         ("nequip_nosc_e0_ssh", _E0, _RMS, _SHIFT),
         ("nequip_current", _E0, _RMS, 0.0),
+        ("nequix", _E0, _RMS, _SHIFT),
     ],
 )
 def test_constants_of_the_energy(name, E0, scale, shift):

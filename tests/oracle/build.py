@@ -1,8 +1,8 @@
 """Reference models with the sizes and weights of a potential; which code they follow is said by the caller."""
 
-from oracle import botnet, mace, nequip
+from oracle import botnet, mace, nequip, nequix
 from oracle.parts import AgnosticRadial, ElementRadial, agnesi, double_precision, o3, soft
-from oracle.weights import energy_terms, fill_botnet, fill_mace, fill_nequip_current, fill_nequip_published
+from oracle.weights import energy_terms, fill_botnet, fill_mace, fill_nequip_current, fill_nequip_published, fill_nequix
 from torch import nn
 
 from equipot.models import Potential
@@ -65,6 +65,19 @@ def nequip_current(potential: Potential, *, per_type: bool = False) -> nn.Module
             mean_neighbours=list(counts), type_embed=potential.embedding.weight.shape[1], **_size(potential),
         )  # fmt: skip
         fill_nequip_current(model, potential)
+    return model
+
+
+def nequix_code(potential: Potential) -> nn.Module:
+    """nequix 0.4, with `index_weights` and `layer_norm` as the axes say."""
+    design = potential.design
+    with double_precision():
+        model = nequix.Nequix(
+            hidden_irreps(potential), energy_terms(potential), num_layers=design.layers,
+            mean_neighbours=potential.statistics.mean_neighbours, indexed=design.self_connection == "indexed",
+            norm=design.feature_norm == "layer", **_size(potential),
+        )  # fmt: skip
+        fill_nequix(model, potential)
     return model
 
 

@@ -4,7 +4,7 @@ e3nn keeps [channel, m] within an irrep and any order of irreps; equipot keeps [
 """
 
 import torch
-from oracle import botnet, mace, nequip
+from oracle import botnet, mace, nequip, nequix
 from oracle.parts import AgnosticRadial, ElementRadial, Energy, HiddenReadout, OneHotEmbedding, o3
 from torch import Tensor, nn
 
@@ -163,6 +163,20 @@ def fill_nequip_current(theirs: nequip.Current, ours: Potential) -> None:
         fill_linear(block.linear_2, mixing_weights(layer, block.tp), gate_order(block.gate))
         if block.sc is not None:
             fill_species(block.sc, layer.self_connection, gate_order(block.gate))
+    fill(theirs.readout, ours.readouts[-1].linear.weights["0e"])
+
+
+def fill_nequix(theirs: nequix.Nequix, ours: Potential) -> None:
+    for block, layer in zip(theirs.layers, ours.layers, strict=True):
+        fill_network(block.mlp, layer, block.tp)
+        fill_linear(block.linear_1, layer.up.weights)
+        fill_linear(block.linear_2, mixing_weights(layer, block.tp))
+        for s, skip in enumerate(block.skip):
+            S = layer.self_connection
+            weights = {ir: W[s] for ir, W in S.weights.items()} if len(block.skip) > 1 else S.linear.weights
+            fill_linear(skip, weights)
+        for parameter, weight in zip(block.affine or [], layer.norm_update.parameters(), strict=True):
+            fill(parameter, weight)
     fill(theirs.readout, ours.readouts[-1].linear.weights["0e"])
 
 

@@ -10,7 +10,7 @@ import torch
 from equipot.design import Design
 from equipot.geometry import Graph, build_graph
 from equipot.models import Potential
-from equipot.points import NAMED_POINTS, botnet, mace, named_point, nequip
+from equipot.points import NAMED_POINTS, botnet, mace, named_point, nequip, nequix
 from equipot.statistics import Statistics
 
 R_MAX = 3.0
@@ -34,6 +34,7 @@ _SIZES = {
     "invariant": {"max_ell": 0, "max_L": 0, "layers": 2},
     "botnet": {"max_L": 2, "layers": 3},
     "nequip": {"max_L": 2, "layers": 3},
+    "nequix": {"max_L": 2, "channels": (4, 3, 2), "layers": 2},
 }
 
 
@@ -54,6 +55,11 @@ SWITCHED: dict[str, Design] = {
     "mace, symmetric full": mace(**{**_M, "correlation": 3, "layers": 1, "parity": "full", "product": "symmetric"}),
     "nequip, rms": nequip(**_N, feature_norm="rms", neighbour_count="per_sender"),
     "nequip, widths": nequip(**{**_N, "max_L": 2, "channels": (4, 3, 2)}, embedding_channels=5),
+    "nequix, indexed": nequix(
+        **{**_N, "channels": (4, 3)}, self_connection="indexed", feature_norm="none", last_layer="all"
+    ),
+    "nequix, full parity": nequix(**_N, parity="full", self_connection="embedding", last_layer="all"),
+    "mace, layer norm": mace(**{**_M, "correlation": 2}, feature_norm="layer", element_embedding="one_hot"),
     "botnet, density": botnet(**_N, neighbour_normalisation="density", envelope_on="weights"),
     "botnet, per receiver": botnet(**_N, neighbour_count="per_receiver", distance_transform="soft"),
     "botnet, no normalisation": botnet(**_N, neighbour_normalisation="none", pair_repulsion="zbl"),
