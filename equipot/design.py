@@ -41,8 +41,10 @@ class Design(BaseModel):
     # symmetry and width
     max_ell: int = Field(3, ge=0, le=8, description="highest degree ℓ of the edges' spherical harmonics")
     max_L: int = Field(1, ge=0, le=8, description="highest degree L of the features passed between layers")
-    parity: Literal["natural", "full"] = Field(
-        "natural", description="features of parity (−1)^L only, or of both parities for every L"
+    parity: Literal["natural", "full", "none"] = Field(
+        "natural",
+        description="features of parity (−1)^L only, of both parities for every L, or without parity: rotations "
+        "are symmetries and mirror images differ (nequip 0.5 with parity: false)",
     )
     channels: Channels = Field(128, description="channels k, one number or one for each degree 0 … max_L")
     channel_coupling: Literal["uncoupled", "coupled"] = Field(
@@ -69,6 +71,9 @@ class Design(BaseModel):
     radial_scaling: Literal["e3nn", "nequip", "plain"] = Field(
         "e3nn",
         description="scaling inside the radial MLP: e3nn's FullyConnectedNet, nequip ≥ 0.7's, or none (Nequix)",
+    )
+    radial_activation: Literal["silu", "ssp"] = Field(
+        "silu", description="activation of the radial MLP; ssp is the shifted softplus ln(1 + eˣ) − ln 2"
     )
     envelope_p: int = Field(5, ge=2, description="order p of the polynomial envelope")
     envelope_on: Literal["basis", "weights"] = Field("basis", description="what the envelope multiplies")
@@ -108,6 +113,9 @@ class Design(BaseModel):
     )
     self_connection_first: bool = Field(True, description="S in the first layer too")
     nonlinearity: Literal["none", "gate"] = Field("none", description="σ: identity or the gate")
+    gate_activation: Literal["silu", "ssp"] = Field(
+        "silu", description="activation of even scalars and of the gates; odd scalars have tanh"
+    )
     feature_norm: Literal["none", "rms", "layer"] = Field(
         "none", description="normalisation: of h' for each irrep, or of σ's argument over all irreps (Nequix)"
     )
@@ -120,6 +128,13 @@ class Design(BaseModel):
     readout_layers: Literal["every", "last"] = Field("every", description="layers that are read out")
     readout: Literal["linear", "two_linear", "mlp"] = Field("mlp", description="form of the last readout")
     readout_hidden: int = Field(16, ge=1, description="hidden width of the last readout")
+    readout_depth: int = Field(1, ge=1, description="number of hidden layers of the last readout's MLP")
+    readout_activation: Literal["silu", "mish", "gelu", "none"] = Field(
+        "silu", description="activation of the last readout's MLP"
+    )
+    readout_scaling: Literal["e3nn", "nequip"] = Field(
+        "e3nn", description="factor of activations in the last readout's MLP: second-moment constants, or √2 for all"
+    )
     energy_reference: Literal["isolated_atoms", "least_squares", "mean_shift"] = Field(
         "isolated_atoms", description="E0: energies of isolated atoms, fitted, or one mean energy per atom"
     )
@@ -131,7 +146,14 @@ class Design(BaseModel):
     trainable_scale: bool = Field(False, description="scale is a parameter that starts at its measured value")
     trainable_shift: bool = Field(False, description="shift is a parameter that starts at its measured value")
     trainable_e0: bool = Field(False, description="E0 is a parameter that starts at its measured value")
-    pair_repulsion: Literal["none", "zbl"] = Field("none", description="screened nuclear repulsion added to E")
+    pair_repulsion: Literal["none", "zbl", "zbl_lammps"] = Field(
+        "none",
+        description="screened nuclear repulsion added to E: with the constants and the envelope up to the sum of "
+        "covalent radii of mace-torch, or with those of LAMMPS and the envelope up to r_max (nequip)",
+    )
+    repulsion_p: int | None = Field(
+        None, ge=2, description="order of the repulsion's envelope; default that of the radial basis"
+    )
     heads: int = Field(1, ge=1, description="number of energies (levels of theory); 1 in this version")
 
     def __init__(self, **axes: Any) -> None:
@@ -220,6 +242,11 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
         (d.neighbour_normalisation in ("none", "density") and d.neighbour_count != "global",
          f"neighbour_count={d.neighbour_count!r} has no effect with "
          f"neighbour_normalisation={d.neighbour_normalisation!r}; set it to 'global'"),
+        (d.parity == "none" and d.product != "none",
+         f"parity='none' is not defined for products (product={d.product!r}); use 'natural' or 'full', or "
+         "product='none'"),
+        (d.pair_repulsion == "none" and d.repulsion_p is not None,
+         f"repulsion_p={d.repulsion_p} has no effect with pair_repulsion='none'; choose 'zbl' or 'zbl_lammps'"),
         (d.heads != 1, f"heads={d.heads}: this version trains one energy; set heads=1"),
     ]  # fmt: skip
 

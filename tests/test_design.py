@@ -36,6 +36,8 @@ IMPOSSIBLE = [
         {"neighbour_normalisation": "density", "neighbour_count": "per_receiver"},
         r"no effect with neighbour_normalisation='density'; set it to 'global'",
     ),
+    ({"parity": "none"}, r"parity='none' is not defined for products .* use 'natural' or 'full', or product='none'"),
+    ({"repulsion_p": 4}, r"repulsion_p=4 has no effect with pair_repulsion='none'; choose 'zbl' or 'zbl_lammps'"),
     ({"heads": 2}, r"heads=2: this version trains one energy; set heads=1"),
 ]
 WRONG_VALUES = [
@@ -47,7 +49,7 @@ WRONG_VALUES = [
     ({"max_ell": -1}, r"design\.max_ell = -1"),
     ({"max_L": 9}, r"design\.max_L = 9: .*less than or equal to 8"),
     ({"correlation": 6}, r"design\.correlation = 6"),
-    ({"parity": "odd"}, r"design\.parity = 'odd': .*'natural' or 'full'"),
+    ({"parity": "odd"}, r"design\.parity = 'odd': .*'natural', 'full' or 'none'"),
     ({"readout": "MLP"}, r"design\.readout = 'MLP': .*'linear', 'two_linear' or 'mlp'"),
     ({"channels": "many"}, r"design\.channels = 'many'"),
     ({"radial_mlp": (64, 0)}, r"design\.radial_mlp = 0: .*greater than or equal to 1"),

@@ -13,23 +13,24 @@ SCALAR = Irrep(0, 1)
 class Gate(nn.Module):
     r"""Scalars through an activation, irreps of degree ≥ 1 times activated scalars of their own.
 
-        0e: c σ(x),   0o: c tanh(x),   l ≥ 1: x_{l m k} · c σ(g_{l k})
+        0e: c σ(x),   0o: c tanh(x),   l ≥ 1: x_{l m k} · c σ(g_{l k}),   σ = SiLU or shifted softplus
 
     The gates g are extra 0e channels, one for each channel of degree ≥ 1, behind the scalars' own.
 
     Args:
         irreps_out: Irreps after the gate, each once, in order.
+        activation: σ, "silu" or "ssp".
         constants: Second-moment constants of the activations, "e3nn", "exact" or "jax".
 
     Source: Weiler et al., NeurIPS 2018; Batzner et al. 2022, Methods.
     """
 
-    def __init__(self, irreps_out: Irreps, constants: str) -> None:
+    def __init__(self, irreps_out: Irreps, activation: str, constants: str) -> None:
         super().__init__()
         self.irreps_out = irreps_out
         self.gated = Irreps([(mul, ir) for mul, ir in irreps_out if ir.l > 0])
         self.irreps_in = gate_irreps_in(irreps_out)
-        self.even = Activation("silu", constants)
+        self.even = Activation(activation, constants)
         self.odd = Activation("tanh", constants)
 
     def forward(self, x: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim_out"]:

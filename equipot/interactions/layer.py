@@ -80,7 +80,7 @@ class Interaction(nn.Module):
         self.product, self.down = _product(design, plan, num_species, dtype)
         self.self_connection = _self_connection(design, plan, num_species, dtype)
         self.norm_update = LayerNorm(plan.update, dtype) if design.feature_norm == "layer" else _SAME
-        self.nonlinearity = Gate(plan.out, design.activation_constants) if design.nonlinearity == "gate" else _SAME
+        self.nonlinearity = _nonlinearity(design, plan)
         self.norm = RMSNorm(plan.out, dtype) if design.feature_norm == "rms" else _SAME
 
     def forward(
@@ -99,6 +99,11 @@ class Interaction(nn.Module):
 
 
 _SAME = nn.Identity()
+
+
+def _nonlinearity(design: Design, plan: LayerPlan) -> nn.Module:
+    gated = design.nonlinearity == "gate"
+    return Gate(plan.out, design.gate_activation, design.activation_constants) if gated else _SAME
 
 
 def _species_weights(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype) -> nn.Module:

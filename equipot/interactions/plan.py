@@ -66,10 +66,11 @@ def _plan_layer(design: Design, index: int, h: Irreps) -> LayerPlan:
 
 
 def _plan_without_product(design: Design, index: int, h: Irreps, wanted: Irreps) -> LayerPlan:
-    made = convolution(h, design.max_ell, [ir for _, ir in wanted]).irreps_out
+    polar = design.parity != "none"
+    made = convolution(h, design.max_ell, [ir for _, ir in wanted], polar=polar).irreps_out
     out = Irreps([(mul, ir) for mul, ir in wanted if ir in made])
     update = gate_irreps_in(out) if design.nonlinearity == "gate" else out
-    conv = convolution(h, design.max_ell, [ir for _, ir in update])
+    conv = convolution(h, design.max_ell, [ir for _, ir in update], polar=polar)
     return LayerPlan(index, h, conv, update, None, update, out)
 
 
@@ -90,10 +91,5 @@ def _feature_irreps(design: Design, *, last: bool) -> Irreps:
     widths = design.channels_per_degree
     if last and design.last_layer == "scalars":
         return Irreps([(widths[0], SCALAR)])
-    parities = {"natural": (1,), "full": (1, -1)}[design.parity]
-    return Irreps(
-        sorted(
-            ((mul, Irrep(L, (-1) ** L * p)) for L, mul in enumerate(widths) for p in parities),
-            key=lambda term: term[1],
-        )
-    )
+    parities = {"natural": lambda L: [(-1) ** L], "full": lambda L: [-1, 1], "none": lambda L: [1]}[design.parity]
+    return Irreps([(mul, Irrep(L, p)) for L, mul in enumerate(widths) for p in parities(L)])

@@ -32,7 +32,7 @@ class RadialMLP(nn.Module):
         plain:  x ← σ(x W), R = x W, with W from N(0, 4/h) but the last from N(0, 1/h)
 
     Args:
-        design: The axes radial_mlp, radial_scaling and activation_constants.
+        design: The axes radial_mlp, radial_scaling, radial_activation and activation_constants.
         num_weights: Columns of R.
         dtype: Type of the weights.
 
@@ -45,7 +45,9 @@ class RadialMLP(nn.Module):
         widths = [design.num_radial, *design.radial_mlp, num_weights]
         pairs = list(pairwise(widths))
         scaling = _SCALINGS[design.radial_scaling]
-        self.activation = Activation("silu", design.activation_constants) if scaling.constant else nn.SiLU()
+        self.activation = Activation(
+            design.radial_activation, design.activation_constants if scaling.constant else "one"
+        )
         self.scales = scaling.factors([a for a, _ in pairs])
         starts = scaling.starts([a for a, _ in pairs])
         self.weights = nn.ParameterList(

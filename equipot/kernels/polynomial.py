@@ -69,14 +69,21 @@ class Convolution:
         return sum(int((clebsch_gordan(p.ir_in.l, p.ell, p.ir_out.l).abs() > 1e-12).sum()) for p in self.paths)
 
 
-def convolution(irreps_in: Irreps, max_ell: int, targets: Iterable[Irrep]) -> Convolution:
-    """Returns the convolution with every path from `irreps_in` and Y (natural parity) to the targets."""
+def convolution(irreps_in: Irreps, max_ell: int, targets: Iterable[Irrep], *, polar: bool = True) -> Convolution:
+    """Returns the convolution with every path from `irreps_in` and Y to the targets.
+
+    Args:
+        irreps_in: Irreps of h.
+        max_ell: Highest degree of Y.
+        targets: Output irreps that are wanted.
+        polar: Y has natural parity, (−1)^ℓ; otherwise 1, so that parity forbids no path.
+    """
     wanted = set(targets)
     paths = [
         Path(segment, ir_in, ell, ir_out, mul)
         for segment, (mul, ir_in) in enumerate(irreps_in)
         for ell in range(max_ell + 1)
-        for ir_out in ir_in * Irrep.natural(ell)
+        for ir_out in ir_in * Irrep(ell, (-1) ** ell if polar else 1)
         if ir_out in wanted
     ]
     return Convolution(irreps_in, max_ell, tuple(sorted(paths, key=lambda path: path.ir_out)))

@@ -80,7 +80,8 @@ def body_orders(design: Design) -> list[int | None]:
 
 def energy_body_order(design: Design) -> int | None:
     """Returns the highest body order of the energy, None if unbounded (an MLP readout makes it so)."""
-    return None if design.readout == "mlp" else body_orders(design)[-1]
+    unbounded = design.readout == "mlp" and design.readout_activation != "none"
+    return None if unbounded else body_orders(design)[-1]
 
 
 def _describe_layer(design: Design, plan: LayerPlan, num_species: int, order: int | None) -> dict[str, Any]:
@@ -143,7 +144,10 @@ def _readout(design: Design, plan: LayerPlan) -> int:
     scalars, hidden = plan.out.count(Irrep(0, 1)), design.readout_hidden
     if plan.index < design.layers - 1:
         return scalars if design.readout_layers == "every" else 0
-    return scalars if design.readout == "linear" else scalars * hidden + hidden
+    if design.readout == "linear":
+        return scalars
+    depth = design.readout_depth if design.readout == "mlp" else 1
+    return scalars * hidden + (depth - 1) * hidden * hidden + hidden
 
 
 def _product_terms(product: Product) -> int:

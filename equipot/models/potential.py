@@ -16,7 +16,7 @@ from equipot.interactions import Edges, Elements, Interaction, plan_layers
 from equipot.kernels.reference import group_by_species
 from equipot.models.embedding import element_embedding
 from equipot.models.readout import readout
-from equipot.models.repulsion import ZBL, NoRepulsion
+from equipot.models.repulsion import repulsion
 from equipot.o3 import spherical_harmonics
 from equipot.statistics import Statistics
 
@@ -80,7 +80,7 @@ class Potential(nn.Module):
         self.readouts = nn.ModuleList(
             [readout(design, plan.out, last=plan.index == design.layers - 1, dtype=dtype) for plan in plans]
         )
-        self.repulsion = ZBL(design.envelope_p, self.r_max) if design.pair_repulsion == "zbl" else NoRepulsion()
+        self.repulsion = repulsion(design)
         species_of = torch.full((len(chemical_symbols) + 1,), -1, dtype=torch.int64)
         species_of[list(statistics.species)] = torch.arange(len(statistics.species))
         self.register_buffer("species_of", species_of, persistent=False)

@@ -1,5 +1,7 @@
 """Readouts: from the scalars of a layer to an energy per atom."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,18 +27,29 @@ class LinearReadout(nn.Module):
 
 
 class HiddenReadout(nn.Module):
-    """ε = σ(h W₁) W₂ with σ = c SiLU ("mlp") or the identity ("two_linear", as NequIP's paper)."""
+    r"""ε = c σ( … c σ(h W₁) W₂ … ) W_n, each W over the square root of its inputs' number.
 
-    def __init__(self, irreps: Irreps, hidden: int, activation: nn.Module, dtype: torch.dtype) -> None:
+    Args:
+        irreps: Irreps of h.
+        widths: Widths of the hidden layers.
+        activation: c σ; the identity for "two_linear", as in NequIP's paper.
+        dtype: Type of the weights.
+    """
+
+    def __init__(self, irreps: Irreps, widths: tuple[int, ...], activation: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        middle = Irreps(f"{hidden}x0e")
-        self.first = Linear(irreps, middle, dtype)
+        hidden = [Irreps(f"{width}x0e") for width in widths]
+        self.first = Linear(irreps, hidden[0], dtype)
+        self.middle = nn.ModuleList([Linear(a, b, dtype) for a, b in pairwise(hidden)])
         self.activation = activation
-        self.second = Linear(middle, _ENERGY, dtype)
+        self.second = Linear(hidden[-1], _ENERGY, dtype)
 
     def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
         """Returns ε of each atom."""
-        return self.second(self.activation(self.first(h))).squeeze(1)
+        x = self.activation(self.first(h))
+        for linear in self.middle:
+            x = self.activation(linear(x))
+        return self.second(x).squeeze(1)
 
 
 class NoReadout(nn.Module):
@@ -51,11 +64,12 @@ def readout(design: Design, irreps: Irreps, *, last: bool, dtype: torch.dtype) -
     """Returns the readout of one layer: linear before the last, the design's form at the last."""
     if not last:
         return LinearReadout(irreps, dtype) if design.readout_layers == "every" else NoReadout()
+    constants = "relu" if design.readout_scaling == "nequip" else design.activation_constants
+    activation = Activation(design.readout_activation, constants)
+    widths = (design.readout_hidden,) * design.readout_depth
     make = {
         "linear": lambda: LinearReadout(irreps, dtype),
-        "two_linear": lambda: HiddenReadout(irreps, design.readout_hidden, nn.Identity(), dtype),
-        "mlp": lambda: HiddenReadout(
-            irreps, design.readout_hidden, Activation("silu", design.activation_constants), dtype
-        ),
+        "two_linear": lambda: HiddenReadout(irreps, (design.readout_hidden,), nn.Identity(), dtype),
+        "mlp": lambda: HiddenReadout(irreps, widths, activation, dtype),
     }
     return make[design.readout]()

@@ -1,11 +1,14 @@
 """Screened nuclear repulsion at short range."""
 
+from collections.abc import Callable
+
 import torch
 from ase.data import covalent_radii
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipot.basis import polynomial_envelope
+from equipot.design import Design
 from equipot.geometry import Graph
 from equipot.kernels.reference import pool
 
@@ -47,9 +50,54 @@ class ZBL(nn.Module):
         return pool(0.5 * 14.3996 * Z_i * Z_j / lengths * phi * f, graph.receivers, graph.num_owned)
 
 
+class LammpsZBL(nn.Module):
+    r"""The Ziegler–Biersack–Littmark pair repulsion with LAMMPS's constants, half of each pair to each atom.
+
+        V_ij = ½ · 14.399645 Z_i Z_j / r · φ(r/a) · f(r / r_max),   a = 0.46850 / (Z_i^0.23 + Z_j^0.23)
+        φ(x) = 0.18175 e^{−3.1998x} + 0.50986 e^{−0.94229x} + 0.28022 e^{−0.4029x} + 0.02817 e^{−0.20162x}
+
+    f is the polynomial envelope of order p.
+
+    Args:
+        p: Order of the envelope.
+        r_max: Cutoff, Å.
+
+    Source: Ziegler, Biersack & Littmark (1985); LAMMPS, pair_style zbl; nequip ≥ 0.6.
+    """
+
+    weights: Tensor
+    exponents: Tensor
+
+    def __init__(self, p: int, r_max: float) -> None:
+        super().__init__()
+        self.p, self.r_max = p, r_max
+        weights, exponents = [0.18175, 0.50986, 0.28022, 0.02817], [3.1998, 0.94229, 0.4029, 0.20162]
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64), persistent=False)
+        self.register_buffer("exponents", torch.tensor(exponents, dtype=torch.float64), persistent=False)
+
+    def forward(self, graph: Graph, lengths: Float[Tensor, " edge"]) -> Float[Tensor, " owned"]:
+        """Returns the repulsion energy of each owned atom, eV."""
+        Z_i, Z_j = graph.atomic_numbers[graph.receivers].double(), graph.atomic_numbers[graph.senders].double()
+        a = 0.46850 / (Z_i.pow(0.23) + Z_j.pow(0.23))
+        phi = (self.weights * torch.exp(-self.exponents * (lengths / a).unsqueeze(-1))).sum(dim=-1)
+        f = polynomial_envelope(lengths / self.r_max, self.p)
+        return pool(0.5 * 14.399645 * Z_i * Z_j / lengths * phi * f, graph.receivers, graph.num_owned)
+
+
 class NoRepulsion(nn.Module):
     """No pair term."""
 
     def forward(self, graph: Graph, lengths: Float[Tensor, " edge"]) -> Float[Tensor, " owned"]:
         """Returns zeros."""
         return lengths.new_zeros(graph.num_owned)
+
+
+def repulsion(design: Design) -> nn.Module:
+    """Returns the repulsion of a design."""
+    p = design.repulsion_p or design.envelope_p
+    make: dict[str, Callable[[], nn.Module]] = {
+        "none": NoRepulsion,
+        "zbl": lambda: ZBL(p, design.r_max),
+        "zbl_lammps": lambda: LammpsZBL(p, design.r_max),
+    }
+    return make[design.pair_repulsion]()

@@ -10,7 +10,7 @@ import torch
 from equipot.design import Design
 from equipot.geometry import Graph, build_graph
 from equipot.models import Potential
-from equipot.points import NAMED_POINTS, botnet, mace, named_point, nequip, nequix
+from equipot.points import NAMED_POINTS, botnet, mace, named_point, nequip, nequip_current, nequix
 from equipot.statistics import Statistics
 
 R_MAX = 3.0
@@ -63,6 +63,18 @@ SWITCHED: dict[str, Design] = {
     "botnet, density": botnet(**_N, neighbour_normalisation="density", envelope_on="weights"),
     "botnet, per receiver": botnet(**_N, neighbour_count="per_receiver", distance_transform="soft"),
     "botnet, no normalisation": botnet(**_N, neighbour_normalisation="none", pair_repulsion="zbl"),
+    "nequip, no parity": nequip(
+        **{**_N, "layers": 3, "parity": "none"}, gate_activation="ssp", radial_activation="ssp"
+    ),
+    "nequip, readout": nequip_current(
+        **_N,
+        readout="mlp",
+        readout_depth=3,
+        readout_activation="mish",
+        readout_scaling="nequip",
+        pair_repulsion="zbl_lammps",
+        repulsion_p=4,
+    ),
     "agnesi": mace(**{**_M, "correlation": 2}, distance_transform="agnesi", radial_basis="chebyshev"),
     "gaussian": mace(**{**_M, "correlation": 2}, radial_basis="gaussian", radial_trainable=True, envelope_p=2),
     "chebyshev": mace(**{**_M, "correlation": 1}, radial_basis="chebyshev", radial_map="linear"),

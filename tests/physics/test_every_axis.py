@@ -15,12 +15,13 @@ from .small import STATISTICS, STRUCTURES, cluster, point, relative, rotation
 OTHER_VALUES = {
     "r_max": 2.5, "layers": 1, "max_ell": 1, "max_L": 0, "channels": 5, "num_radial": 6, "radial_mlp": (5, 5),
     "envelope_p": 3, "embedding_channels": 4, "correlation": 2, "readout_hidden": 7, "heads": 2,
+    "readout_depth": 3, "repulsion_p": 9,
 }  # fmt: skip
 BASES = {
     "ace": point("ace"),
     "nequip": point("nequip", layers=2),
     "mace": point("mace", correlation=2),
-    "botnet": point("botnet_ssh"),
+    "botnet": point("botnet_ssh", pair_repulsion="zbl"),
 }
 
 
@@ -37,7 +38,8 @@ CHANGES = [(base, axis, value) for base in BASES for axis in Design.model_fields
 
 @pytest.mark.parametrize("base", BASES)
 def test_every_value_of_every_axis_works_or_says_why_not(base):
-    S, S_turned = STRUCTURES["crystal"], STRUCTURES["crystal"].mapped(-rotation(3))
+    S = STRUCTURES["crystal"]
+    S_turned, S_reflected = S.mapped(rotation(3)), S.mapped(-rotation(3))
     refused = []
     for _, axis, value in (change for change in CHANGES if change[0] == base):
         try:
@@ -47,7 +49,8 @@ def test_every_value_of_every_axis_works_or_says_why_not(base):
             refused.append((axis, value))
             continue
         model = Potential(design, STATISTICS, dtype=torch.float64)
-        prediction, turned = (evaluate(model, s.graph(design.r_max)) for s in (S, S_turned))
+        other = S_turned if design.parity == "none" else S_reflected
+        prediction, turned = (evaluate(model, s.graph(design.r_max)) for s in (S, other))
         assert torch.isfinite(prediction.energy).all(), (axis, value)
         assert relative(turned.energy, prediction.energy) < 1e-11, (axis, value)
         assert prediction.forces.abs().max() > 1e-8, (axis, value)
