@@ -13,6 +13,7 @@ from equipot.errors import EquipotError
 
 Channels = int | tuple[int, ...]
 Width = Annotated[int, Field(ge=1)]
+EdgeChannels = Width | tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class Design(BaseModel):
@@ -21,7 +22,7 @@ class Design(BaseModel):
     The function that every point defines, with the symbols of the paper:
 
         a_i  = Σ_{j∈N(i)} R(r_ij) [ Y(r̂_ij) ⊗ U h_j ]
-        A_i  = N · P_{z_i} W a_i
+        A_i  = V γ( N · P_{z_i} W a_i + Q U h_i )
         B_i  = Σ_ν w^(ν)_{z_i} [ A_i^{⊗ν} ]_sym
         h'_i = σ( D B_i + S_{z_i} h_i )
         E_i  = E0_{z_i} + scale · Σ_t readout_t(h_i^(t)) + shift
@@ -68,9 +69,13 @@ class Design(BaseModel):
         description="from the basis to the weights of each path and channel; per sender's element if species",
     )
     radial_mlp: tuple[Width, ...] = Field((64, 64, 64), description="hidden widths of the radial MLP")
-    radial_scaling: Literal["e3nn", "nequip", "plain"] = Field(
+    radial_scaling: Literal["e3nn", "nequip", "plain", "layer_norm"] = Field(
         "e3nn",
-        description="scaling inside the radial MLP: e3nn's FullyConnectedNet, nequip ≥ 0.7's, or none (Nequix)",
+        description="scaling inside the radial MLP: e3nn's FullyConnectedNet, nequip ≥ 0.7's, none (Nequix), "
+        "or biases and LayerNorm",
+    )
+    radial_species: Literal["none", "embedding"] = Field(
+        "none", description="embeddings of the sender's and of the receiver's element beside e(r) in the radial MLP"
     )
     radial_activation: Literal["silu", "ssp"] = Field(
         "silu", description="activation of the radial MLP; ssp is the shifted softplus ln(1 + eˣ) − ln 2"
@@ -88,17 +93,31 @@ class Design(BaseModel):
     embedding_channels: Width | None = Field(
         None, description="width of h⁰; default the scalar channels, or the number of elements if one-hot"
     )
+    edge_channels: EdgeChannels | None = Field(
+        None, description="channels of U h, one number or one for each degree 0 … max_L; default those of h"
+    )
+    edge_channels_first: bool = Field(True, description="edge_channels in the first layer too")
     edge_vector: Literal["to_receiver", "to_sender"] = Field(
         "to_receiver", description="r̂ in Y: r_i − r_j (BOTNet, MACE) or r_j − r_i (NequIP)"
     )
-    neighbour_normalisation: Literal["none", "mean", "sqrt", "density"] = Field(
-        "mean", description="N: 1, 1/n̄, 1/√n̄, or 1/(1 + Σ_j ρ_ij) with a learned density ρ"
+    neighbour_normalisation: Literal["none", "mean", "sqrt", "density", "density_mlp"] = Field(
+        "mean",
+        description="N: 1, 1/n̄, 1/√n̄, or with a learned density ρ 1/(1 + Σ_j ρ_ij), or 1/(α + β Σ_j ρ_ij) and ρ an MLP",
     )
     neighbour_count: Literal["global", "per_receiver", "per_sender"] = Field(
         "global", description="n̄ over all atoms, per element of the receiver or of the sender"
     )
     message_species: Literal["none", "first", "all"] = Field(
         "none", description="P: weights per element on the pooled message, in the first layer or in all"
+    )
+    message_residual: bool = Field(False, description="Q: a linear map of U h_i is added to the pooled message")
+    message_nonlinearity: Literal["none", "gate"] = Field(
+        "none", description="γ: identity, or the gate with sigmoid gates and a linear map V behind it"
+    )
+    first_layer: Literal["same", "linear", "density"] = Field(
+        "same",
+        description="the first layer is like the others, or MACE's: R(r) by e3nn's network, no Q and γ, S per element, "
+        "with N = 1/n̄ (linear) or 1/(1 + Σ_j ρ_ij) (density)",
     )
     product: Literal["none", "mace", "symmetric"] = Field(
         "mace",
@@ -126,7 +145,9 @@ class Design(BaseModel):
 
     # the energy
     readout_layers: Literal["every", "last"] = Field("every", description="layers that are read out")
-    readout: Literal["linear", "two_linear", "mlp"] = Field("mlp", description="form of the last readout")
+    readout: Literal["linear", "two_linear", "mlp", "mlp_bias"] = Field(
+        "mlp", description="form of the last readout; mlp_bias: with biases behind all but the first matrix"
+    )
     readout_hidden: int = Field(16, ge=1, description="hidden width of the last readout")
     readout_depth: int = Field(1, ge=1, description="number of hidden layers of the last readout's MLP")
     readout_activation: Literal["silu", "mish", "gelu", "none"] = Field(
@@ -179,6 +200,27 @@ class Design(BaseModel):
             return (self.channels,) * (self.max_L + 1)
         return self.channels
 
+    @property
+    def edge_channels_per_degree(self) -> tuple[int, ...]:
+        """Channels of U h for each degree 0 … max_L, where `edge_channels` gives them."""
+        if isinstance(self.edge_channels, int):
+            return (self.edge_channels,) * (self.max_L + 1)
+        return self.edge_channels or self.channels_per_degree
+
+    def of_layer(self, index: int) -> "Design":
+        """Returns the design of one layer, 0 for the first: `first_layer` and `edge_channels_first` are resolved."""
+        if index > 0:
+            return self
+        axes: dict[str, Any] = {} if self.edge_channels_first else {"edge_channels": None}
+        if self.first_layer != "same":
+            axes |= {
+                "first_layer": "same", "radial_scaling": "e3nn", "radial_species": "none", "message_residual": False,
+                "neighbour_normalisation": {"linear": "mean", "density": "density"}[self.first_layer],
+                "message_nonlinearity": "none",
+                "self_connection": "none" if self.self_connection == "none" else "species",
+            }  # fmt: skip
+        return self.replace(**axes)
+
     def replace(self, **axes: Any) -> "Design":
         """Returns this design with some axes changed, validated again.
 
@@ -228,6 +270,17 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
         (d.radial_map == "mlp" and not d.radial_mlp,
          "radial_map='mlp' needs hidden widths in radial_mlp, for example (64, 64, 64); "
          "for none use radial_map='linear'"),
+        (d.radial_species != "none" and d.radial_map != "mlp",
+         f"radial_species={d.radial_species!r} is an input of the radial MLP; radial_map={d.radial_map!r} has none: "
+         "set radial_map='mlp', or radial_species='none'"),
+        (len(d.edge_channels_per_degree) != d.max_L + 1,
+         f"edge_channels={d.edge_channels} has {len(d.edge_channels_per_degree)} entries, but max_L={d.max_L} needs "
+         f"{d.max_L + 1} (one for each degree 0 … max_L); give one number for all"),
+        (d.edge_channels_per_degree[:1] == (0,),
+         f"edge_channels={d.edge_channels}: the scalars of U h need at least one channel"),
+        (d.first_layer == "density" and d.neighbour_count != "global",
+         f"first_layer='density' has no n̄, so neighbour_count={d.neighbour_count!r} has no effect there; set it to "
+         "'global'"),
         (d.radial_trainable and d.radial_basis == "chebyshev",
          "radial_basis='chebyshev' has nothing to train; set radial_trainable=False"),
         (d.num_radial < 2 and d.radial_basis == "gaussian",
@@ -239,7 +292,7 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
          "trainable_shift=True needs shift='mean' to start from"),
         (d.scale == "none" and d.trainable_scale,
          "trainable_scale=True needs scale='force_rms' or 'energy_std' to start from"),
-        (d.neighbour_normalisation in ("none", "density") and d.neighbour_count != "global",
+        (d.neighbour_normalisation in ("none", "density", "density_mlp") and d.neighbour_count != "global",
          f"neighbour_count={d.neighbour_count!r} has no effect with "
          f"neighbour_normalisation={d.neighbour_normalisation!r}; set it to 'global'"),
         (d.parity == "none" and d.product != "none",

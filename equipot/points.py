@@ -196,6 +196,22 @@ def invariant(**axes: Any) -> Design:
     return nequip_current(**{**values, **axes})
 
 
+def mace_nonlinear(**axes: Any) -> Design:
+    """MACE with a gate on the message, a residual of U h, and elements and biases in the radial network.
+
+    The envelope is on the weights (``apply_cutoff=False`` of mace-torch); on the basis, the default there, biases
+    would let forces jump at the cutoff. The last readout is an MLP with biases.
+
+    Source: mace-torch 0.3.16, `RealAgnosticResidualNonLinearInteractionBlock`, `NonLinearBiasReadoutBlock`.
+    """
+    values: dict[str, Any] = {
+        "radial_scaling": "layer_norm", "radial_species": "embedding", "neighbour_normalisation": "density_mlp",
+        "message_residual": True, "message_nonlinearity": "gate", "self_connection": "plain",
+        "envelope_on": "weights", "readout": "mlp_bias", "readout_depth": 2,
+    }  # fmt: skip
+    return mace(**{**values, **axes})
+
+
 NAMED_POINTS: dict[str, Callable[..., Design]] = {
     "ace": ace,
     "nequip": nequip,
@@ -215,6 +231,7 @@ NAMED_POINTS: dict[str, Callable[..., Design]] = {
     "botnet_ssh": botnet_ssh,
     "mace": mace,
     "nequix": nequix,
+    "mace_nonlinear": mace_nonlinear,
     "invariant": invariant,
 }
 """Every named point: the function that returns its `Design`."""

@@ -23,6 +23,16 @@ IMPOSSIBLE = [
     ({"product": "none", "correlation": 1, "max_ell": 0}, r"max_L=1 cannot be reached with max_ell=0.*raise max_ell"),
     ({"max_L": 4, "max_ell": 1}, r"max_L=4 cannot be reached: a product of 3 factors .* max_ell=1 has degree ≤ 3"),
     ({"radial_mlp": ()}, r"radial_map='mlp' needs hidden widths .* for none use radial_map='linear'"),
+    (
+        {"radial_species": "embedding", "radial_map": "linear"},
+        r"radial_species='embedding' is an input of the radial MLP; radial_map='linear' has none: set radial_map='mlp'",
+    ),
+    ({"edge_channels": (4, 4, 4)}, r"edge_channels=\(4, 4, 4\) has 3 entries, but max_L=1 needs 2 .*give one number"),
+    ({"edge_channels": (0, 4)}, r"edge_channels=\(0, 4\): the scalars of U h need at least one channel"),
+    (
+        {"first_layer": "density", "neighbour_count": "per_receiver"},
+        r"first_layer='density' has no n̄, so neighbour_count='per_receiver' has no effect there; set it to 'global'",
+    ),
     ({"radial_trainable": True, "radial_basis": "chebyshev"}, r"'chebyshev' has nothing to train"),
     ({"radial_basis": "gaussian", "num_radial": 1}, r"'gaussian' needs num_radial ≥ 2"),
     ({"self_connection": "none"}, r"self_connection='none' and self_connection_first=True contradict each other"),
@@ -38,6 +48,10 @@ IMPOSSIBLE = [
     ),
     ({"parity": "none"}, r"parity='none' is not defined for products .* use 'natural' or 'full', or product='none'"),
     ({"repulsion_p": 4}, r"repulsion_p=4 has no effect with pair_repulsion='none'; choose 'zbl' or 'zbl_lammps'"),
+    (
+        {"neighbour_normalisation": "density_mlp", "neighbour_count": "per_receiver"},
+        r"no effect with neighbour_normalisation='density_mlp'; set it to 'global'",
+    ),
     ({"heads": 2}, r"heads=2: this version trains one energy; set heads=1"),
 ]
 WRONG_VALUES = [
@@ -50,7 +64,8 @@ WRONG_VALUES = [
     ({"max_L": 9}, r"design\.max_L = 9: .*less than or equal to 8"),
     ({"correlation": 6}, r"design\.correlation = 6"),
     ({"parity": "odd"}, r"design\.parity = 'odd': .*'natural', 'full' or 'none'"),
-    ({"readout": "MLP"}, r"design\.readout = 'MLP': .*'linear', 'two_linear' or 'mlp'"),
+    ({"readout": "MLP"}, r"design\.readout = 'MLP': .*'linear', 'two_linear', 'mlp' or 'mlp_bias'"),
+    ({"edge_channels": 0}, r"design\.edge_channels = 0: .*greater than or equal to 1"),
     ({"channels": "many"}, r"design\.channels = 'many'"),
     ({"radial_mlp": (64, 0)}, r"design\.radial_mlp = 0: .*greater than or equal to 1"),
     ({"embedding_channels": 0}, r"design\.embedding_channels = 0: .*greater than or equal to 1"),
@@ -126,6 +141,21 @@ def test_replace_validates_and_leaves_the_original():
     assert d.replace() == d
 
 
+def test_axes_of_the_first_layer():
+    """`first_layer` and `edge_channels_first` are resolved for one layer, and leave the others as they are."""
+    d = named_point("mace_nonlinear", first_layer="linear", edge_channels=(4, 2), edge_channels_first=False)
+    first = d.of_layer(0)
+    assert first.differences(mace()).keys() <= {"envelope_on", "readout", "readout_depth", "edge_channels_first"}
+    assert (first.self_connection, first.neighbour_normalisation, first.edge_channels) == ("species", "mean", None)
+    assert d.of_layer(1) == d
+    assert mace().of_layer(0) == mace(first_layer="linear").of_layer(0) == mace()
+    assert mace(first_layer="density").of_layer(0) == mace(neighbour_normalisation="density")
+    assert mace(self_connection="none", self_connection_first=False, first_layer="linear").of_layer(0) == mace(
+        self_connection="none", self_connection_first=False
+    )
+    assert (d.edge_channels_per_degree, mace(edge_channels=3).edge_channels_per_degree) == ((4, 2), (3, 3))
+
+
 def test_differences_are_the_path_between_two_points():
     a, b = botnet(), mace()
     path = a.differences(b)
@@ -199,6 +229,8 @@ def test_what_distinguishes_the_published_points():
     assert set(botnet().differences(named_point("botnet_ssh"))) == {"scale", "shift"}
     first = mace().differences(mace(residual_first=False))
     assert first == {"self_connection_first": (True, False), "message_species": ("none", "first")}
+    nonlinear = mace().differences(named_point("mace_nonlinear"))
+    assert nonlinear["message_nonlinearity"] == ("none", "gate") and nonlinear["message_residual"] == (False, True)
     assert (mace().layers, mace().correlation, botnet().layers, botnet().correlation) == (2, 3, 5, 1)
 
 

@@ -10,18 +10,21 @@ from torch import Tensor, nn
 CONSTANTS = {
     "e3nn": {
         "silu": 1.6791767923989418, "tanh": 1.5937334472592695, "ssp": 1.878204668541552,
-        "mish": 1.4891609082630326, "gelu": 1.5360642850770578, "none": 1.0,
+        "mish": 1.4891609082630326, "gelu": 1.5360642850770578,
+        "sigmoid": 1.8467055342154763, "none": 1.0,
     },
     "exact": {
         "silu": 1.6765324703310907, "tanh": 1.5925374197228312, "ssp": 1.8755962561350417,
-        "mish": 1.486847581273208, "gelu": 1.533530441195535, "none": 1.0,
+        "mish": 1.486847581273208, "gelu": 1.533530441195535,
+        "sigmoid": 1.8462285453386054, "none": 1.0,
     },
     "jax": {
         "silu": 1.6765620560798837, "tanh": 1.5925386426301724, "ssp": 1.8756284052158891,
-        "mish": 1.4868683136233003, "gelu": 1.533553239822414, "none": 1.0,
+        "mish": 1.4868683136233003, "gelu": 1.533553239822414,
+        "sigmoid": 1.8462291765663328, "none": 1.0,
     },
-    "relu": dict.fromkeys(("silu", "tanh", "ssp", "mish", "gelu", "none"), math.sqrt(2.0)),
-    "one": dict.fromkeys(("silu", "tanh", "ssp", "mish", "gelu", "none"), 1.0),
+    "relu": dict.fromkeys(("silu", "tanh", "ssp", "mish", "gelu", "sigmoid", "none"), math.sqrt(2.0)),
+    "one": dict.fromkeys(("silu", "tanh", "ssp", "mish", "gelu", "sigmoid", "none"), 1.0),
 }  # fmt: skip
 """1/√E[σ(x)²] for x ~ N(0, 1): as e3nn samples it with a fixed seed, by quadrature, and as e3nn-jax averages it over
 1,000,001 quantiles in float64 (in float32 it finds 1.6765648 and 1.5925388); then that of ReLU for all, and 1."""
@@ -41,6 +44,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "ssp": _shifted_softplus,
     "mish": nn.functional.mish,
     "gelu": nn.functional.gelu,
+    "sigmoid": torch.sigmoid,
     "none": _unchanged,
 }
 

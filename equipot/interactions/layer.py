@@ -9,18 +9,21 @@ from torch import Tensor, nn
 
 from equipot.basis import RadialFeatures
 from equipot.design import Design
-from equipot.interactions.gate import Gate
+from equipot.interactions.gate import SCALAR, Gate
 from equipot.interactions.linear import (
     Absent,
     EmbeddingLinear,
     IndexedLinear,
     Linear,
+    NoResidual,
     PlainLinear,
+    Residual,
     SpeciesLinear,
     Unchanged,
 )
 from equipot.interactions.norm import LayerNorm, RMSNorm
 from equipot.interactions.normalise import normalisations
+from equipot.interactions.pair_embedding import pair_embedding, radial_inputs
 from equipot.interactions.plan import LayerPlan, embedding_width
 from equipot.interactions.product import NoProduct, ProductBasis
 from equipot.interactions.radial_map import radial_map
@@ -35,6 +38,7 @@ class Edges(NamedTuple):
     senders: Int[Tensor, " edge"]
     receivers: Int[Tensor, " edge"]
     sender_species: Int[Tensor, " edge"]
+    receiver_species: Int[Tensor, " edge"]
     Y: Float[Tensor, "edge lm"]
     radial: RadialFeatures
 
@@ -46,20 +50,27 @@ class Elements(NamedTuple):
     owned: SpeciesGroups
     embedding: Float[Tensor, "species feature"]
 
+    @property
+    def num_owned(self) -> int:
+        """Number of owned atoms; they come first."""
+        return self.owned.species.shape[0]
+
 
 class Interaction(nn.Module):
     r"""One layer of multi-layer ACE.
 
         a_i  = Σ_{j∈N(i)} R(r_ij) [ Y(r̂_ij) ⊗ U h_j ]      `up`, `radial`, `convolution`
-        A_i  = N · P_{z_i} W a_i                             `mix` (W), `species_weights` (P), `normalise` (N)
+        m_i  = N · P_{z_i} W a_i                             `mix` (W), `species_weights` (P), `normalise` (N)
+        A_i  = V γ( m_i + Q U h_i )                          `message_residual` (Q), `message_nonlinearity` (γ),
+                                                             `message_mix` (V)
         B_i  = Σ_ν w^(ν)_{z_i} [ A_i^{⊗ν} ]_sym              `product`
         h'_i = σ( D B_i + S_{z_i} h_i )                      `down` (D), `self_connection` (S), `nonlinearity` (σ)
 
     Every published architecture is this layer with other values of the axes; what a point lacks is a module
-    that does nothing (`Unchanged`, `Absent`, `NoProduct`, `torch.nn.Identity`).
+    that does nothing (`NoPairEmbedding`, `Unchanged`, `NoResidual`, `NoProduct`, `Absent`, `torch.nn.Identity`).
 
     Args:
-        design: The axes.
+        design: The axes; those of this layer are `design.of_layer(plan.index)`.
         plan: Irreps of this layer.
         statistics: Elements and mean numbers of neighbours.
         dtype: Type of weights and features.
@@ -69,14 +80,18 @@ class Interaction(nn.Module):
 
     def __init__(self, design: Design, plan: LayerPlan, statistics: Statistics, dtype: torch.dtype) -> None:
         super().__init__()
-        num_species = len(statistics.species)
+        num_species, channels = len(statistics.species), plan.h.count(SCALAR)
+        design, num_inputs = design.of_layer(plan.index), radial_inputs(design.of_layer(plan.index), channels)
         self.plan = plan
-        self.up = Linear(plan.h, plan.h, dtype)
-        self.radial = radial_map(design, plan.convolution, num_species, dtype)
+        self.pair_embedding = pair_embedding(design, num_species, channels, dtype)
+        self.up = Linear(plan.h, plan.up, dtype)
+        self.radial = radial_map(design, plan.convolution, num_species, dtype, num_inputs=num_inputs)
         self.convolution = ReferenceConvolution(plan.convolution, dtype)
-        self.mix = Linear(plan.convolution.irreps_out, plan.A, dtype)
+        self.mix = Linear(plan.convolution.irreps_out, plan.message, dtype)
         self.species_weights = _species_weights(design, plan, num_species, dtype)
-        self.normalise_senders, self.normalise = normalisations(design, statistics, dtype)
+        self.normalise_senders, self.normalise = normalisations(design, statistics, num_inputs, dtype)
+        self.message_residual = Residual(plan.up, plan.message, dtype) if design.message_residual else NoResidual()
+        self.message_nonlinearity, self.message_mix = _message_update(design, plan, dtype)
         self.product, self.down = _product(design, plan, num_species, dtype)
         self.self_connection = _self_connection(design, plan, num_species, dtype)
         self.norm_update = LayerNorm(plan.update, dtype) if design.feature_norm == "layer" else _SAME
@@ -87,14 +102,17 @@ class Interaction(nn.Module):
         self, h: Float[Tensor, "node dim_in"], edges: Edges, elements: Elements
     ) -> Float[Tensor, "owned dim_out"]:
         """Returns the features h' of the owned atoms."""
-        num_owned = elements.owned.species.shape[0]
-        R = self.radial(edges.radial, edges.sender_species)
-        h_up = self.up(h) * self.normalise_senders(edges.radial, edges.receivers, elements.species)
-        a = self.convolution(h_up, edges.Y, R, edges.senders, edges.receivers, num_owned)
-        N = self.normalise(edges.radial, edges.receivers, elements.owned.species)
-        A = self.species_weights(N * self.mix(a), elements.owned, elements.embedding)
+        radial = self.pair_embedding(edges.radial, edges.sender_species, edges.receiver_species)
+        h_up = self.up(h)
+        a = self.convolution(
+            h_up * self.normalise_senders(radial, edges.receivers, elements.species),
+            edges.Y, self.radial(radial, edges.sender_species), edges.senders, edges.receivers, elements.num_owned,
+        )  # fmt: skip
+        N = self.normalise(radial, edges.receivers, elements.owned.species)
+        m = self.species_weights(N * self.mix(a), elements.owned, elements.embedding)
+        A = self.message_mix(self.message_nonlinearity(self.message_residual(m, h_up[: elements.num_owned])))
         B = self.product(A, elements.owned)
-        S_h = self.self_connection(h[:num_owned], elements.owned, elements.embedding)
+        S_h = self.self_connection(h[: elements.num_owned], elements.owned, elements.embedding)
         return self.norm(self.nonlinearity(self.norm_update(self.down(B) + S_h)))
 
 
@@ -108,7 +126,16 @@ def _nonlinearity(design: Design, plan: LayerPlan) -> nn.Module:
 
 def _species_weights(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype) -> nn.Module:
     present = design.message_species == "all" or (design.message_species == "first" and plan.index == 0)
-    return SpeciesLinear(plan.A, plan.A, num_species, dtype) if present else Unchanged()
+    return SpeciesLinear(plan.message, plan.message, num_species, dtype) if present else Unchanged()
+
+
+def _message_update(design: Design, plan: LayerPlan, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """γ and V: the gate and the linear map behind it, or nothing."""
+    if design.message_nonlinearity == "none":
+        return _SAME, _SAME
+    return Gate(plan.A, design.gate_activation, design.activation_constants, gates="sigmoid"), Linear(
+        plan.A, plan.A, dtype
+    )
 
 
 def _product(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:

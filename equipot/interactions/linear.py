@@ -122,6 +122,26 @@ class PlainLinear(nn.Module):
         return self.linear(x)
 
 
+class Residual(nn.Module):
+    """Q: adds a linear map of the atom's own U h to its message."""
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = Linear(irreps_in, irreps_out, dtype)
+
+    def forward(self, message: Float[Tensor, "node dim"], h: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim"]:
+        """Returns the sum."""
+        return message + self.linear(h)
+
+
+class NoResidual(nn.Module):
+    """Q where there is none."""
+
+    def forward(self, message: Tensor, h: Tensor) -> Tensor:
+        """Returns the message."""
+        return message
+
+
 class Unchanged(nn.Module):
     """P where there is none: y = x."""
 

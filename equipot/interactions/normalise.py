@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from equipot.basis import RadialFeatures
 from equipot.design import Design
+from equipot.interactions.pair_embedding import LayerNormMLP
 from equipot.kernels.reference import pool
 from equipot.statistics import Statistics
 
@@ -43,15 +44,15 @@ class DensityNormalisation(nn.Module):
     f is the envelope where e does not contain it already; without it atoms would cross the cutoff with a jump.
 
     Args:
-        num_radial: Number n of radial basis functions.
+        num_inputs: Number n of inputs, the radial basis functions (and embeddings of the elements).
         dtype: Type of the weights.
 
     Source: mace-torch, `RealAgnosticDensityInteractionBlock`.
     """
 
-    def __init__(self, num_radial: int, dtype: torch.dtype) -> None:
+    def __init__(self, num_inputs: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_radial, dtype=dtype))
+        self.weight = nn.Parameter(torch.randn(num_inputs, dtype=dtype))
 
     def forward(
         self,
@@ -65,12 +66,47 @@ class DensityNormalisation(nn.Module):
         return (1.0 / (1.0 + pool(rho, receivers, species.shape[0]))).unsqueeze(-1)
 
 
-def normalisations(design: Design, statistics: Statistics, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+class DensityMLPNormalisation(nn.Module):
+    r"""1 / (α + β Σ_j ρ_ij) with ρ_ij = tanh(MLP(e_ij)²) f(r_ij), one hidden layer; f as for `DensityNormalisation`.
+
+    α starts at 20, about the number of neighbours, and β at 0, as published.
+
+    Args:
+        num_inputs: Width of e, with embeddings of the elements where the design has them.
+        dtype: Type of the weights.
+
+    Source: mace-torch, `RealAgnosticResidualNonLinearInteractionBlock`.
+    """
+
+    hidden = 64
+
+    def __init__(self, num_inputs: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.mlp = LayerNormMLP([num_inputs, self.hidden, 1], "silu", dtype)
+        self.alpha = nn.Parameter(torch.tensor(20.0, dtype=dtype))
+        self.beta = nn.Parameter(torch.tensor(0.0, dtype=dtype))
+
+    def forward(
+        self,
+        radial: RadialFeatures,
+        receivers: Int[Tensor, " edge"],
+        species: Int[Tensor, " node"],
+    ) -> Float[Tensor, "node 1"]:
+        """Returns the factor of each atom."""
+        rho = torch.tanh(self.mlp(radial.basis) ** 2) * radial.envelope
+        return 1.0 / (self.alpha + self.beta * pool(rho, receivers, species.shape[0]))
+
+
+def normalisations(
+    design: Design, statistics: Statistics, num_inputs: int, dtype: torch.dtype
+) -> tuple[nn.Module, nn.Module]:
     """Returns the factors on senders' features and on pooled messages; one of them is 1."""
     num_species = len(statistics.species)
     one = CountNormalisation((1.0,) * num_species, 0.0, dtype)
     if design.neighbour_normalisation == "density":
-        return one, DensityNormalisation(design.num_radial, dtype)
+        return one, DensityNormalisation(num_inputs, dtype)
+    if design.neighbour_normalisation == "density_mlp":
+        return one, DensityMLPNormalisation(num_inputs, dtype)
     power = {"none": 0.0, "sqrt": 0.5, "mean": 1.0}[design.neighbour_normalisation]
     if design.neighbour_count == "global":
         return one, CountNormalisation((statistics.mean_neighbours,) * num_species, power, dtype)

@@ -16,8 +16,10 @@ class LayerPlan:
     Attributes:
         index: 0 for the first layer.
         h: Irreps of the features that come in.
+        up: Irreps of U h.
         convolution: The paths of the pooled tensor product.
-        A: Irreps of the one-particle basis after W.
+        message: Irreps after W: those of A, and gates where γ needs them.
+        A: Irreps of the one-particle basis.
         product: The product basis, or None where B = A.
         update: Irreps before the nonlinearity (D B + S h).
         out: Irreps of the features that go out.
@@ -25,7 +27,9 @@ class LayerPlan:
 
     index: int
     h: Irreps
+    up: Irreps
     convolution: Convolution
+    message: Irreps
     A: Irreps
     product: Product | None
     update: Irreps
@@ -67,24 +71,38 @@ def _plan_layer(design: Design, index: int, h: Irreps) -> LayerPlan:
 
 def _plan_without_product(design: Design, index: int, h: Irreps, wanted: Irreps) -> LayerPlan:
     polar = design.parity != "none"
-    made = convolution(h, design.max_ell, [ir for _, ir in wanted], polar=polar).irreps_out
+    up = _edge_irreps(design.of_layer(index), h)
+    made = convolution(up, design.max_ell, [ir for _, ir in wanted], polar=polar).irreps_out
     out = Irreps([(mul, ir) for mul, ir in wanted if ir in made])
     update = gate_irreps_in(out) if design.nonlinearity == "gate" else out
-    conv = convolution(h, design.max_ell, [ir for _, ir in update], polar=polar)
-    return LayerPlan(index, h, conv, update, None, update, out)
+    conv = convolution(up, design.max_ell, [ir for _, ir in update], polar=polar)
+    return LayerPlan(index, h, up, conv, _message_irreps(design.of_layer(index), update), update, None, update, out)
 
 
 def _plan_with_product(design: Design, index: int, h: Irreps, wanted: Irreps) -> LayerPlan:
     parities = {"natural": (1,), "full": (1, -1)}[design.parity]
     candidates = sorted(Irrep(ell, (-1) ** ell * p) for ell in range(design.max_ell + 1) for p in parities)
-    conv = convolution(h, design.max_ell, candidates)
+    up = _edge_irreps(design.of_layer(index), h)
+    conv = convolution(up, design.max_ell, candidates)
     types = tuple(ir for _, ir in conv.irreps_out)
     A = Irreps([(design.channels_per_degree[0], ir) for ir in types])
     kept = [(mul, ir) for mul, ir in wanted if reachable(types, ir, design.correlation, design.product)]
     out = Irreps(kept)
     product = Product(types, tuple(ir for _, ir in kept), design.correlation, design.product)
     update = gate_irreps_in(out) if design.nonlinearity == "gate" else out
-    return LayerPlan(index, h, conv, A, product, update, out)
+    return LayerPlan(index, h, up, conv, _message_irreps(design.of_layer(index), A), A, product, update, out)
+
+
+def _edge_irreps(layer: Design, h: Irreps) -> Irreps:
+    """Irreps of U h: those of h, with channels of their own where the design gives them."""
+    if layer.edge_channels is None:
+        return h
+    widths = layer.edge_channels_per_degree
+    return Irreps([(widths[ir.l], ir) for _, ir in h if widths[ir.l] > 0])
+
+
+def _message_irreps(layer: Design, A: Irreps) -> Irreps:
+    return gate_irreps_in(A) if layer.message_nonlinearity == "gate" else A
 
 
 def _feature_irreps(design: Design, *, last: bool) -> Irreps:

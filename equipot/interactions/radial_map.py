@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from equipot.basis import RadialFeatures
 from equipot.design import Design
 from equipot.interactions.activation import Activation
+from equipot.interactions.pair_embedding import LayerNormMLP
 from equipot.kernels.polynomial import Convolution
 
 
@@ -33,6 +34,7 @@ class RadialMLP(nn.Module):
 
     Args:
         design: The axes radial_mlp, radial_scaling, radial_activation and activation_constants.
+        num_inputs: Width of e, with embeddings of the elements where the design has them.
         num_weights: Columns of R.
         dtype: Type of the weights.
 
@@ -40,9 +42,9 @@ class RadialMLP(nn.Module):
     nequix `MLP`.
     """
 
-    def __init__(self, design: Design, num_weights: int, dtype: torch.dtype) -> None:
+    def __init__(self, design: Design, num_inputs: int, num_weights: int, dtype: torch.dtype) -> None:
         super().__init__()
-        widths = [design.num_radial, *design.radial_mlp, num_weights]
+        widths = [num_inputs, *design.radial_mlp, num_weights]
         pairs = list(pairwise(widths))
         scaling = _SCALINGS[design.radial_scaling]
         self.activation = Activation(
@@ -61,6 +63,27 @@ class RadialMLP(nn.Module):
         for W in hidden:
             x = self.activation(x @ W)
         return (x @ last) * features.envelope
+
+
+class RadialLayerNormMLP(nn.Module):
+    r"""R = MLP(e) with biases and LayerNorm, times the envelope where e does not contain it.
+
+    Biases do not vanish with e: with the envelope on the basis, as in mace-torch's default, R jumps at the cutoff.
+
+    Args:
+        design: The axes radial_mlp and radial_activation.
+        num_inputs: Width of e, with embeddings of the elements where the design has them.
+        num_weights: Columns of R.
+        dtype: Type of the weights.
+    """
+
+    def __init__(self, design: Design, num_inputs: int, num_weights: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.mlp = LayerNormMLP([num_inputs, *design.radial_mlp, num_weights], design.radial_activation, dtype)
+
+    def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
+        """Returns R."""
+        return self.mlp(features.basis) * features.envelope
 
 
 class RadialLinear(nn.Module):
@@ -116,11 +139,14 @@ class RadialFixed(nn.Module):
         return features.basis.index_select(1, self.index) * features.envelope
 
 
-def radial_map(design: Design, convolution: Convolution, num_species: int, dtype: torch.dtype) -> nn.Module:
-    """Returns the map of this design, to the weights of this convolution."""
+def radial_map(
+    design: Design, convolution: Convolution, num_species: int, dtype: torch.dtype, *, num_inputs: int | None = None
+) -> nn.Module:
+    """Returns the map of this design, from so many inputs (default: the basis) to the weights of this convolution."""
     num_weights = convolution.num_weights
+    mlp = RadialLayerNormMLP if design.radial_scaling == "layer_norm" else RadialMLP
     make = {
-        "mlp": lambda: RadialMLP(design, num_weights, dtype),
+        "mlp": lambda: mlp(design, num_inputs or design.num_radial, num_weights, dtype),
         "linear": lambda: RadialLinear(design, num_weights, dtype),
         "linear_species": lambda: RadialSpeciesLinear(design, num_weights, num_species, dtype),
         "fixed": lambda: RadialFixed(design, convolution),

@@ -6,6 +6,7 @@ from typing import Any
 
 from equipot.design import Design
 from equipot.interactions import LayerPlan, plan_layers
+from equipot.interactions.pair_embedding import radial_inputs
 from equipot.kernels.polynomial import Product
 from equipot.models.potential import Potential
 from equipot.o3 import Irrep, Irreps, clebsch_gordan
@@ -21,7 +22,7 @@ def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
 
         counted per edge    Y by its recurrence (in the total only, as all layers share it); the matrices of R;
                             coupling, one for each coefficient and channel; weighting by R with the pooling
-        counted per atom    the matrices U, W, P, D and S; the monomials of A, one each and channel, and their sum
+        counted per atom    the matrices U, W, P, Q, V, D and S; the monomials of A, one each and channel, and their sum
                             with the coefficients w·U, one for each component M, monomial and channel; readouts
         not counted         distances, radial basis, envelope and distance transform; activations, gates and norms;
                             N and its density; repulsion, scale and shift; and what is done once for each element:
@@ -67,20 +68,24 @@ def body_orders(design: Design) -> list[int | None]:
     order N + 1. It is exact: every A has scalars, whose highest power is among the products of every layer.
     Gates, norms and learned densities are not polynomial.
     """
-    polynomial = (
-        design.nonlinearity == "none" and design.feature_norm == "none" and design.neighbour_normalisation != "density"
-    )
+    polynomial = True
     orders: list[int | None] = []
     N = 0
-    for _ in range(design.layers):
+    for index in range(design.layers):
+        polynomial = polynomial and _is_polynomial(design.of_layer(index))
         N = design.correlation * (N + 1)
         orders.append(N + 1 if polynomial else None)
     return orders
 
 
+def _is_polynomial(design: Design) -> bool:
+    linear = design.nonlinearity == design.message_nonlinearity == design.feature_norm == "none"
+    return linear and design.neighbour_normalisation not in ("density", "density_mlp")
+
+
 def energy_body_order(design: Design) -> int | None:
     """Returns the highest body order of the energy, None if unbounded (an MLP readout makes it so)."""
-    unbounded = design.readout == "mlp" and design.readout_activation != "none"
+    unbounded = design.readout in ("mlp", "mlp_bias") and design.readout_activation != "none"
     return None if unbounded else body_orders(design)[-1]
 
 
@@ -106,8 +111,10 @@ def _product_paths(product: Product) -> dict[str, list[int]]:
 
 
 def _operations_per_edge(design: Design, plan: LayerPlan) -> int:
+    design = design.of_layer(plan.index)
     weights = plan.convolution.num_weights
-    widths = {"mlp": (design.num_radial, *design.radial_mlp, weights), "fixed": (0, weights)}.get(
+    inputs = radial_inputs(design, plan.h.count(Irrep(0, 1)))
+    widths = {"mlp": (inputs, *design.radial_mlp, weights), "fixed": (0, weights)}.get(
         design.radial_map, (design.num_radial, weights)
     )
     radial = sum(a * b for a, b in pairwise(widths))
@@ -128,8 +135,13 @@ def _coefficients(l1: int, l2: int, l3: int) -> int:
 
 
 def _operations_per_atom(design: Design, plan: LayerPlan) -> int:
-    total = _linear(plan.h, plan.h) + _linear(plan.convolution.irreps_out, plan.A)
+    design = design.of_layer(plan.index)
+    total = _linear(plan.h, plan.up) + _linear(plan.convolution.irreps_out, plan.message)
     if design.message_species == "all" or (design.message_species == "first" and plan.index == 0):
+        total += _linear(plan.message, plan.message)
+    if design.message_residual:
+        total += _linear(plan.up, plan.message)
+    if design.message_nonlinearity != "none":
         total += _linear(plan.A, plan.A)
     if design.self_connection != "none" and (plan.index > 0 or design.self_connection_first):
         total += _linear(plan.h, plan.update)
@@ -146,7 +158,7 @@ def _readout(design: Design, plan: LayerPlan) -> int:
         return scalars if design.readout_layers == "every" else 0
     if design.readout == "linear":
         return scalars
-    depth = design.readout_depth if design.readout == "mlp" else 1
+    depth = design.readout_depth if design.readout in ("mlp", "mlp_bias") else 1
     return scalars * hidden + (depth - 1) * hidden * hidden + hidden
 
 

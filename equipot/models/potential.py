@@ -171,6 +171,7 @@ class Potential(nn.Module):
             graph.senders,
             graph.receivers,
             species.index_select(0, graph.senders),
+            species.index_select(0, graph.receivers),
             spherical_harmonics(directions, self.design.max_ell),
             self.radial_basis(lengths, Z_j, Z_i),
         )
@@ -215,4 +216,8 @@ def _probe(potential: Potential) -> tuple[Potential, Graph]:
         senders, receivers, torch.zeros(len(senders), 3, dtype=torch.float64),
         torch.zeros(n, dtype=torch.int64), 1, n,
     )  # fmt: skip
-    return Potential(potential.design, potential.statistics, dtype=torch.float64, seed=1), graph
+    probe = Potential(potential.design, potential.statistics, dtype=torch.float64, seed=1)
+    with torch.no_grad():
+        for parameter in probe.parameters():  # some start at zero and would hide others
+            parameter.add_(0.1 * torch.rand(parameter.shape, generator=generator, dtype=torch.float64))
+    return probe, graph

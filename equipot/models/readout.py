@@ -52,6 +52,27 @@ class HiddenReadout(nn.Module):
         return self.second(x).squeeze(1)
 
 
+class BiasedReadout(HiddenReadout):
+    r"""ε = c σ( … c σ(h W₁) W₂ + b₂ … ) W_n + b_n: biases behind every matrix but the first; they start at 0.
+
+    An atom without features has an energy of its own, which training finds. Arguments as for `HiddenReadout`.
+
+    Source: mace-torch, `NonLinearBiasReadoutBlock` (two hidden layers).
+    """
+
+    def __init__(self, irreps: Irreps, widths: tuple[int, ...], activation: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__(irreps, widths, activation, dtype)
+        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n, dtype=dtype)) for n in (*widths[1:], 1)])
+
+    def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
+        """Returns ε of each atom."""
+        *between, last = self.biases
+        x = self.activation(self.first(h))
+        for linear, bias in zip(self.middle, between, strict=True):
+            x = self.activation(linear(x) + bias)
+        return (self.second(x) + last).squeeze(1)
+
+
 class NoReadout(nn.Module):
     """A layer that is not read out: ε = 0."""
 
@@ -71,5 +92,6 @@ def readout(design: Design, irreps: Irreps, *, last: bool, dtype: torch.dtype) -
         "linear": lambda: LinearReadout(irreps, dtype),
         "two_linear": lambda: HiddenReadout(irreps, (design.readout_hidden,), nn.Identity(), dtype),
         "mlp": lambda: HiddenReadout(irreps, widths, activation, dtype),
+        "mlp_bias": lambda: BiasedReadout(irreps, widths, activation, dtype),
     }
     return make[design.readout]()

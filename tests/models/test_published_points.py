@@ -17,7 +17,7 @@ from oracle.weights import features_as_ours, o3
 from equipot.design import Design
 from equipot.geometry import batch_graphs, evaluate, graph_from_atoms
 from equipot.models import Potential
-from equipot.points import NAMED_POINTS, mace, named_point, nequip
+from equipot.points import NAMED_POINTS, mace, mace_nonlinear, named_point, nequip
 from equipot.points import nequip_current as nequip_current_point
 from equipot.statistics import Statistics
 
@@ -58,8 +58,12 @@ def _structures() -> list[ase.Atoms]:
 def _potential(design: Design, seed: int) -> Potential:
     """A potential with random weights everywhere, trainable roots and the weights of norms included."""
     potential = Potential(design, STATISTICS, dtype=torch.float64, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in potential.named_parameters():
+            if any(part in name for part in ("bias", "norms", "pair_embedding", "alpha", "beta")):
+                parameter += torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
     if design.radial_trainable:
-        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             roots = potential.radial_basis.functions.frequencies
             roots += 0.1 * torch.rand(roots.shape, generator=generator, dtype=torch.float64)
@@ -81,6 +85,19 @@ def _nequip(name: str, form: str, size: dict, *, every: bool = False) -> tuple[D
     """NequIP as the ablation's code writes it: the block there, 1/n̄, √(2/r_c) and edges to the receiver."""
     design = named_point(name, **size)
     return design, lambda potential: botnet_code(potential, form, form, silu=False, every=every)
+
+
+def _nonlinear(axes: dict, layers: tuple[int, ...], **reference) -> tuple[Design, Reference]:
+    """MACE with the nonlinear residual block in these layers; others are MACE's ordinary blocks."""
+    size = {**_MACE, "max_ell": 2, "readout_hidden": 5}
+    design = mace_nonlinear(**{**size, **axes})
+    residual_first = design.message_species == "none"
+    values = {"residual_first": residual_first, "cutoff_on_basis": design.envelope_on == "basis", "biased": True}
+    return design, lambda potential: mace_code(potential, nonlinear=layers, **{**values, **reference})
+
+
+_FIRST_LINEAR = {"first_layer": "linear"}
+_FIRST_NOT_RESIDUAL = {"first_layer": "linear", "residual_first": False}
 
 
 def _mace(axes: dict, residual_first: bool = True, **reference) -> tuple[Design, Reference]:
@@ -139,6 +156,25 @@ CASES: dict[str, tuple[Design, Reference]] = {
     "mace, Agnesi and ZBL": _mace(
         {"max_ell": 2, "distance_transform": "agnesi", "pair_repulsion": "zbl"}, transform="agnesi", repulsion=True
     ),
+    "mace_nonlinear": _nonlinear({}, (0, 1)),
+    "mace_nonlinear, L = 0": _nonlinear({"max_L": 0, "max_ell": 3}, (0, 1)),
+    "mace_nonlinear, envelope on basis": _nonlinear({"envelope_on": "basis", "correlation": 2}, (0, 1)),
+    "mace_nonlinear, later, 3 layers": _nonlinear({**_FIRST_NOT_RESIDUAL, "layers": 3, "correlation": 2}, (1, 2)),
+    "mace_nonlinear, later, first residual": _nonlinear({**_FIRST_LINEAR, "readout": "mlp", "readout_depth": 1}, (1,), biased=False),
+    "mace_nonlinear, later, first density": _nonlinear(
+        {**_FIRST_NOT_RESIDUAL, "first_layer": "density", "envelope_on": "basis"}, (1,), density=True
+    ),
+    "mace_nonlinear, few edge channels": _nonlinear(
+        {"edge_channels": 2, "edge_channels_first": False, "max_L": 2}, (0, 1), edge="2x0e+2x1o+2x2e"
+    ),
+    "mace_nonlinear, many edge channels": _nonlinear(
+        {"edge_channels": (5, 4), "layers": 3, "correlation": 2}, (0, 1, 2), edge="5x0e+4x1o", edge_first=True
+    ),
+    "mace, edge channels": _mace({"edge_channels": (2, 4), "layers": 3}, edge="2x0e+4x1o", edge_first=True),
+    "mace, edge channels without vectors": _mace(
+        {"edge_channels": (2, 0), "edge_channels_first": False}, False, edge="2x0e"
+    ),
+    "mace, last readout": _mace({"readout_layers": "last", "max_ell": 2}, every=False),
     "mace, soft": _mace({"max_ell": 2, "distance_transform": "soft"}, transform="soft"),
 }  # fmt: skip
 

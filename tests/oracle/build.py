@@ -83,7 +83,7 @@ def nequix_code(potential: Potential) -> nn.Module:
 
 def mace_code(
     potential: Potential, *, residual_first: bool, density: bool = False, transform: str = "none",
-    repulsion: bool = False, cutoff_on_basis: bool = True, element: bool = False, linear: bool = False,
+    repulsion: bool = False, cutoff_on_basis: bool = True, element: bool = False, linear: bool = False, **blocks,
 ) -> nn.Module:  # fmt: skip
     """mace-torch with unreduced couplings; for ACE with BOTNet's `element` radial functions and a `linear` readout."""
     design = potential.design
@@ -93,7 +93,7 @@ def mace_code(
             density=density, correlation=design.correlation, repulsion=repulsion, cutoff_on_basis=cutoff_on_basis,
             transform={"none": None, "agnesi": agnesi, "soft": soft}[transform],
             radial=ElementRadial if element else AgnosticRadial, readout_hidden=0 if linear else design.readout_hidden,
-            mean_neighbours=potential.statistics.mean_neighbours, **_size(potential),
+            mean_neighbours=potential.statistics.mean_neighbours, **_size(potential), **blocks,
         )  # fmt: skip
         fill_mace(model, potential)
     return model

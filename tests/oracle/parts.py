@@ -165,6 +165,20 @@ class HiddenReadout(nn.Module):
         return self.linear_2(self.act(self.linear_1(h)))
 
 
+class BiasedReadout(nn.Module):
+    """Linear → SiLU → Linear with bias → SiLU → Linear with bias, SiLU scaled by e3nn."""
+
+    def __init__(self, irreps: o3.Irreps, hidden: int) -> None:
+        super().__init__()
+        self.linear_1 = o3.Linear(irreps, f"{hidden}x0e")
+        self.act = enn.Activation(f"{hidden}x0e", [nn.functional.silu])
+        self.linear_mid = o3.Linear(f"{hidden}x0e", f"{hidden}x0e", biases=True)
+        self.linear_2 = o3.Linear(f"{hidden}x0e", "0e", biases=True)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.linear_2(self.act(self.linear_mid(self.act(self.linear_1(h)))))
+
+
 class AgnosticRadial(nn.Module):
     """Radial MLP, the same for all elements."""
 

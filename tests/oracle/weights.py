@@ -5,7 +5,7 @@ e3nn keeps [channel, m] within an irrep and any order of irreps; equipot keeps [
 
 import torch
 from oracle import botnet, mace, nequip, nequix
-from oracle.parts import AgnosticRadial, ElementRadial, Energy, HiddenReadout, OneHotEmbedding, o3
+from oracle.parts import AgnosticRadial, BiasedReadout, ElementRadial, Energy, HiddenReadout, OneHotEmbedding, o3
 from torch import Tensor, nn
 
 from equipot.interactions import Interaction
@@ -41,7 +41,7 @@ def fill_linear(theirs: o3.Linear, weights: dict[str, Tensor] | nn.ParameterDict
     """`weights`: [in, out] for each irrep; `gates`: order of the even scalars that leave, if it is not ours."""
     rows, columns = channels_within(theirs.irreps_in), channels_within(theirs.irreps_out)
     blocks = []
-    for path in theirs.instructions:
+    for path in (path for path in theirs.instructions if path.i_in >= 0):  # the others are biases
         ir = theirs.irreps_in[path.i_in].ir
         blocks.append(_ordered(weights[str(ir)], ir, gates)[rows[path.i_in], columns[path.i_out]].flatten())
     fill(theirs.weight, torch.cat(blocks))
@@ -115,8 +115,14 @@ def fill_embedding(theirs: OneHotEmbedding, ours: Potential) -> None:
     fill(theirs.linear.weight, ours.embedding.weight)
 
 
-def fill_last_readout(theirs: HiddenReadout | o3.Linear, ours: nn.Module) -> None:
-    if isinstance(theirs, HiddenReadout):
+def fill_last_readout(theirs: HiddenReadout | BiasedReadout | o3.Linear, ours: nn.Module) -> None:
+    if isinstance(theirs, BiasedReadout):
+        fill_linear(theirs.linear_1, ours.first.weights)
+        fill_linear(theirs.linear_mid, ours.middle[0].weights)
+        fill_linear(theirs.linear_2, ours.second.weights)
+        for linear, bias in zip((theirs.linear_mid, theirs.linear_2), ours.biases, strict=True):
+            fill(linear.bias, bias)
+    elif isinstance(theirs, HiddenReadout):
         fill_linear(theirs.linear_1, ours.first.weights)
         fill_linear(theirs.linear_2, ours.second.weights)
     else:
@@ -180,20 +186,47 @@ def fill_nequix(theirs: nequix.Nequix, ours: Potential) -> None:
     fill(theirs.readout, ours.readouts[-1].linear.weights["0e"])
 
 
+def fill_mace_layer(block: mace.Layer, layer: Interaction) -> None:
+    fill_radial(block.radial, layer, block.conv_tp)
+    fill_linear(block.linear, mixing_weights(layer, block.conv_tp))
+    fill_species(block.skip_tp, layer.self_connection if block.residual else layer.species_weights)
+    if block.density_fn is not None:
+        fill(block.density_fn.layer0.weight, layer.normalise.weight)
+
+
+def fill_nonlinear_layer(block: mace.NonLinearLayer, layer: Interaction) -> None:
+    fill(block.source.weight, layer.pair_embedding.sender)
+    fill(block.target.weight, layer.pair_embedding.receiver)
+    fill_layer_norm_network(block.radial, layer.radial.mlp, path_columns(layer, block.conv_tp))
+    fill_layer_norm_network(block.density_fn, layer.normalise.mlp)
+    fill(block.alpha, layer.normalise.alpha)
+    fill(block.beta, layer.normalise.beta)
+    fill_linear(block.linear_1, mixing_weights(layer, block.conv_tp))
+    fill_linear(block.linear_res, layer.message_residual.linear.weights)
+    fill_linear(block.linear_2, layer.message_mix.weights)
+    fill_linear(block.skip, layer.self_connection.linear.weights)
+
+
+def fill_layer_norm_network(theirs: nn.Sequential, ours: nn.Module, columns: Tensor | slice = slice(None)) -> None:
+    linears = [module for module in theirs if isinstance(module, nn.Linear)]
+    norms = [module for module in theirs if isinstance(module, nn.LayerNorm)]
+    for theirs_n, ours_n in zip([*linears[:-1], *norms], [*ours.linears[:-1], *ours.norms], strict=True):
+        fill(theirs_n.weight, ours_n.weight)
+        fill(theirs_n.bias, ours_n.bias)
+    fill(linears[-1].weight, ours.linears[-1].weight[columns])
+    fill(linears[-1].bias, ours.linears[-1].bias[columns])
+
+
 def fill_mace(theirs: mace.MACE, ours: Potential) -> None:
     fill_embedding(theirs.node_embedding, ours)
     for block, layer in zip(theirs.layers, ours.layers, strict=True):
         fill_linear(block.linear_up, layer.up.weights)
-        fill_radial(block.radial, layer, block.conv_tp)
-        fill_linear(block.linear, mixing_weights(layer, block.conv_tp))
-        fill_species(block.skip_tp, layer.self_connection if block.residual else layer.species_weights)
-        if block.density_fn is not None:
-            fill(block.density_fn.layer0.weight, layer.normalise.weight)
+        (fill_nonlinear_layer if isinstance(block, mace.NonLinearLayer) else fill_mace_layer)(block, layer)
         for name, w in layer.product.weights.items():
             ir, nu = name.split("_nu")
             block.product.weights[ir, int(nu)] = w.detach().transpose(0, 1).expand(block.num_species, -1, -1)
         fill_linear(block.product.linear, layer.down.weights)
     *heads, last = ours.readouts
-    for readout, head in zip(theirs.readouts, heads, strict=True):
+    for readout, head in zip(theirs.readouts, heads, strict=False):
         fill_linear(readout, head.linear.weights)
     fill_last_readout(theirs.last_readout, last)

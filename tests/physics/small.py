@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from equipot.design import Design
 from equipot.geometry import Graph, build_graph
 from equipot.models import Potential
-from equipot.points import NAMED_POINTS, botnet, mace, named_point, nequip, nequip_current, nequix
+from equipot.points import NAMED_POINTS, botnet, mace, mace_nonlinear, named_point, nequip, nequip_current, nequix
 from equipot.statistics import Statistics
 
 R_MAX = 3.0
@@ -75,6 +76,22 @@ SWITCHED: dict[str, Design] = {
         pair_repulsion="zbl_lammps",
         repulsion_p=4,
     ),
+    "mace_nonlinear, full parity": mace_nonlinear(
+        **{**_M, "correlation": 2}, parity="full", edge_channels=(2, 4), message_species="all", last_layer="all"
+    ),
+    "mace_nonlinear, first layer linear": mace_nonlinear(
+        **{**_M, "correlation": 2}, first_layer="density", edge_channels=(2, 0), edge_channels_first=False
+    ),
+    "nequip, message of mace_nonlinear": nequip(
+        **_N,
+        radial_scaling="layer_norm",
+        radial_species="embedding",
+        message_nonlinearity="gate",
+        message_residual=True,
+        neighbour_normalisation="density_mlp",
+        envelope_on="weights",
+        readout="mlp_bias",
+    ),
     "agnesi": mace(**{**_M, "correlation": 2}, distance_transform="agnesi", radial_basis="chebyshev"),
     "gaussian": mace(**{**_M, "correlation": 2}, radial_basis="gaussian", radial_trainable=True, envelope_p=2),
     "chebyshev": mace(**{**_M, "correlation": 1}, radial_basis="chebyshev", radial_map="linear"),
@@ -87,8 +104,12 @@ CASES: dict[str, Design] = {**{name: point(name) for name in NAMED_POINTS}, **SW
 
 @cache
 def potential(case: str, dtype: torch.dtype = torch.float64) -> Potential:
-    """The potential of a case, made once."""
-    return Potential(CASES[case], STATISTICS, dtype=dtype, seed=7)
+    """The potential of a case, made once; constants that start as 20 and 0 are 1, so that everything matters."""
+    model = Potential(CASES[case], STATISTICS, dtype=dtype, seed=7)
+    for name, parameter in model.named_parameters():
+        if name.endswith((".alpha", ".beta")):
+            nn.init.ones_(parameter)
+    return model
 
 
 every_point = pytest.mark.parametrize("case", CASES)

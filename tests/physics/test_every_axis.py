@@ -14,7 +14,7 @@ from .small import STATISTICS, STRUCTURES, cluster, point, relative, rotation
 
 OTHER_VALUES = {
     "r_max": 2.5, "layers": 1, "max_ell": 1, "max_L": 0, "channels": 5, "num_radial": 6, "radial_mlp": (5, 5),
-    "envelope_p": 3, "embedding_channels": 4, "correlation": 2, "readout_hidden": 7, "heads": 2,
+    "envelope_p": 3, "embedding_channels": 4, "edge_channels": 4, "correlation": 2, "readout_hidden": 7, "heads": 2,
     "readout_depth": 3, "repulsion_p": 9,
 }  # fmt: skip
 BASES = {
@@ -22,6 +22,7 @@ BASES = {
     "nequip": point("nequip", layers=2),
     "mace": point("mace", correlation=2),
     "botnet": point("botnet_ssh", pair_repulsion="zbl"),
+    "mace_nonlinear": point("mace_nonlinear", correlation=2, edge_channels=(2, 4)),
 }
 
 
@@ -56,7 +57,7 @@ def test_every_value_of_every_axis_works_or_says_why_not(base):
         assert prediction.forces.abs().max() > 1e-8, (axis, value)
         assert relative(turned.forces.norm(dim=1), prediction.forces.norm(dim=1)) < 1e-10, (axis, value)
     assert ("heads", 2) in refused
-    assert len(refused) < 12
+    assert len(refused) < 14
 
 
 def test_every_axis_changes_the_function_of_some_point():
