@@ -35,9 +35,11 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    r"""Divides all irreps by one root mean square, in which each irrep weighs the same, times a weight per channel.
+    r"""Divides all irreps by one norm, that of the n irreps together, times a weight per channel.
 
-        y_{l m k} = g_{l k} x_{l m k} / √(ε + (1/n) Σ_l mean_{m k} x²_{l m k}),   ε = 10⁻¹², n irreps
+        y_{l m k} = g_{l k} x_{l m k} / √(ε + (1/n) Σ_l (2l+1)⁻² Σ_{m k} x²_{l m k}),   ε = 10⁻¹²
+
+    The published code sums over channels and has the dimension 2l+1 twice, not once.
 
     Args:
         irreps: Irreps of the features, each once.
@@ -56,7 +58,7 @@ class LayerNorm(nn.Module):
     def forward(self, x: Float[Tensor, "node dim"]) -> Float[Tensor, "node dim"]:
         """Returns the normalised features."""
         parts = irreps_split(x, self.irreps)
-        squares = torch.stack([part.square().mean(dim=(1, 2)) for part in parts])
+        squares = torch.stack([(part / part.shape[1]).square().sum(dim=(1, 2)) for part in parts])
         factor = torch.rsqrt(squares.mean(dim=0) + self.epsilon).unsqueeze(-1)
         weights = [self.weights[str(ir)].expand(ir.dim, -1).flatten() for _, ir in self.irreps]
         return x * torch.cat(weights) * factor

@@ -37,14 +37,14 @@ def test_rms_norm_divides_each_irrep_by_its_root_mean_square():
     assert y[2:] == pytest.approx([value / vector_rms for value in gx], rel=1e-12)
 
 
-def test_layer_norm_divides_all_irreps_by_one_number_in_which_each_has_the_same_share():
-    """g x / √(ε + (mean x₀² + mean x₁²) / 2): 2 scalars and 6 components weigh the same; a zero stays a zero."""
+def test_layer_norm_divides_all_irreps_by_one_number():
+    """g x / √(ε + (Σ x₀² + Σ x₁² / 9) / 2) for two irreps, sums over channels and components; a zero stays a zero."""
     norm = LayerNorm(Irreps("2x0e + 2x1o"), torch.float64)
     g = {"0e": [2.0, 3.0], "1o": [5.0, 7.0]}
     norm.load_state_dict({f"weights.{ir}": torch.tensor(values, dtype=torch.float64) for ir, values in g.items()})
     x = [3e-6, -4e-6, 1e-6, 2e-6, -3e-6, 0.0, 1e-6, 3e-6]  # so small that ε = 10⁻¹² counts
     y = norm(torch.tensor([x, [0.0] * 8], dtype=torch.float64))
-    root = sqrt(1e-12 + ((9e-12 + 16e-12) / 2 + (1 + 4 + 9 + 0 + 1 + 9) * 1e-12 / 6) / 2)
+    root = sqrt(1e-12 + ((9e-12 + 16e-12) + (1 + 4 + 9 + 0 + 1 + 9) * 1e-12 / 9) / 2)
     gx = [2.0 * x[0], 3.0 * x[1], 5.0 * x[2], 7.0 * x[3], 5.0 * x[4], 7.0 * x[5], 5.0 * x[6], 7.0 * x[7]]
     assert y[0].tolist() == pytest.approx([value / root for value in gx], rel=1e-12)
     assert y[1].tolist() == [0.0] * 8

@@ -72,14 +72,14 @@ class _Layer(nn.Module):
         return self._gate(self._norm(x / math.sqrt(self.mean_neighbours) + skip))
 
     def _norm(self, x: Tensor) -> list[Tensor]:
-        """The blocks [channel, m] of each irrep, divided by one number: each irrep has the same share in it."""
+        """The blocks [channel, m] of each irrep, divided by one number, as the released code sums it."""
         blocks = [
             x[:, where].reshape(len(x), mul, ir.dim)
             for (mul, ir), where in zip(self.before, self.before.slices(), strict=True)
         ]
         if self.affine is None:
             return blocks
-        shares = [(b**2 / (b.shape[2] * len(blocks))).sum(dim=2).mean(dim=1) for b in blocks]
+        shares = [(b**2 / (b.shape[2] * len(blocks))).sum(dim=1).mean(dim=1) for b in blocks]
         factor = (sum(shares) + 1e-12) ** -0.5
         return [b * g[:, None] * factor[:, None, None] for b, g in zip(blocks, self.affine, strict=True)]
 
