@@ -15,6 +15,7 @@ from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.fit.options import FitOptions
 from equipot.points import named_point
+from equipot.start_options import FINE_TUNING_LR, StartOptions, check_reference, is_resolved, opened, start_options
 from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
 
 FIRST_MODEL: dict[str, Any] = {"name": "mace", "channels": 32, "max_L": 1, "max_ell": 2, "correlation": 2}
@@ -70,6 +71,7 @@ class Config(_Section):
 
     data: DataOptions
     design: DesignChoice
+    start: StartOptions | None = None
     fit: FitOptions = Field(default_factory=FitOptions)
     run: RunOptions = Field(default_factory=RunOptions)
     md: DynamicsOptions | None = Field(default_factory=DynamicsOptions)
@@ -111,12 +113,18 @@ class Config(_Section):
             raise EquipotError(f"{source}: there is no section 'data'; write data: {{train: my.extxyz}}.")
         run = _section(RunOptions, "run", merged.get("run"), source)
         given = {key: _mapping(merged.get(key), key, source) for key in ("data", "fit")}
-        design = _design(merged.get("design"), source)
-        if design.design.energy_reference == "least_squares":
+        start, design = _start(merged, source)
+        if start is not None:
+            given["fit"].setdefault("lr", FINE_TUNING_LR)
+        elif design.design.energy_reference == "least_squares":
             given["data"].setdefault("atomic_energies", "least_squares")
+        data = _section(DataOptions, "data", {"seed": run.seed, **given["data"]}, source)
+        if start is not None:
+            check_reference(start, data, source)
         return cls(
-            data=_section(DataOptions, "data", {"seed": run.seed, **given["data"]}, source),
+            data=data,
             design=design,
+            start=start,
             fit=_section(FitOptions, "fit", {"seed": run.seed, **given["fit"]}, source),
             run=run,
             md=_dynamics(merged.get("md", {}), source),
@@ -129,6 +137,7 @@ class Config(_Section):
         return {
             "data": self.data.model_dump(mode="json"),
             "design": _flat(self.design.model_dump(mode="json"), "design"),
+            "start": None if self.start is None else self.start.model_dump(mode="json"),
             "fit": self.fit.model_dump(mode="json"),
             "run": self.run.model_dump(mode="json"),
             "md": md,
@@ -145,8 +154,8 @@ class Config(_Section):
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
-    "data": DataOptions, "design": Design, "fit": FitOptions, "run": RunOptions, "md": DynamicsOptions,
-    "scan": ScanOptions,
+    "data": DataOptions, "design": Design, "start": StartOptions, "fit": FitOptions, "run": RunOptions,
+    "md": DynamicsOptions, "scan": ScanOptions,
 }  # fmt: skip
 """The sections of a configuration and the models that describe their keys."""
 
@@ -173,13 +182,17 @@ def parse_settings(settings: Sequence[str]) -> Raw:
     return raw
 
 
+_SHORT = {"design": "name", "start": "model"}
+"""Sections that may be one word, and the key that it stands for."""
+
+
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Raw:
     """Returns `below` with the entries of `above` put in, dictionaries entry by entry; an empty one empties."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, str) and key == "design":
-            old = {"name": old}
+        if isinstance(value, Mapping) and isinstance(old, str) and key in _SHORT:
+            old = {_SHORT[key]: old}
         if isinstance(old, Mapping) and isinstance(value, Mapping) and value:
             value = _merged(old, value)
         merged[key] = value
@@ -262,6 +275,18 @@ def _design(raw: Any, source: str) -> DesignChoice:
         raise EquipotError(f"{source}: {error}") from None
 
 
+def _start(merged: Raw, source: str) -> tuple[StartOptions | None, DesignChoice]:
+    """Builds `start` and the design, which is that of the model where the training starts from one."""
+    raw, design = start_options(merged.get("start")), merged.get("design")
+    if raw is None or raw is False:
+        return None, _design(design, source)
+    start = _section(StartOptions, "start", raw, source)
+    if is_resolved(start, design):
+        return start, _design(design, source)
+    start, name, own = opened(start, design, source)
+    return start, DesignChoice(name=name, design=own)
+
+
 def _dynamics(raw: Any, source: str) -> DynamicsOptions | None:
     if raw is None or raw is False:
         return None
@@ -287,8 +312,8 @@ def _map_paths(raw: Raw, change: Callable[[str], str]) -> Raw:
     data = raw.get("data")
     if isinstance(data, Mapping):
         mapped["data"] = _map_data_paths(dict(data), change)
-    for section, key in (("scan", "file"), ("md", "structure")):
-        values = raw.get(section)
+    for section, key in (("scan", "file"), ("md", "structure"), ("start", "model")):
+        values = start_options(raw.get(section)) if section == "start" else raw.get(section)
         if isinstance(values, Mapping) and isinstance(values.get(key), str):
             mapped[section] = {**values, key: change(values[key])}
     return mapped

@@ -7,6 +7,7 @@ A run folder ends up with
     config.yaml        the resolved configuration
     equipot.log        messages
     metrics.jsonl      one line for each validation
+    start.json         the model that the training started from, if it did
     data.json          what was found in the data, and the split
     errors.json        errors of every data set
     predictions/       references and predictions of every data set
@@ -27,7 +28,7 @@ import torch
 from equipot.config import Config
 from equipot.data.check import check_species
 from equipot.data.frame import Frame
-from equipot.data.load import LoadedData, load
+from equipot.data.load import load
 from equipot.data.read import read_frames
 from equipot.deploy.md import Progress
 from equipot.errors import EquipotError
@@ -42,6 +43,7 @@ from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, write_json, write_text
 from equipot.run_report import duration
 from equipot.run_stages import MODEL, Prepared, TrainResult, finish, start_structure
+from equipot.starting_model import compare, resumed, started, write_start
 from equipot.study.cost import estimate, fastest_training_threads, threads
 from equipot.study.evaluate import frame_infos
 from equipot.study.predictions import check_scan
@@ -85,7 +87,7 @@ def train(
             _check_new(folder)
         level = logging.INFO if leads else logging.ERROR
         with logging_to(folder / LOG if leads else None, level), Warnings() as warnings:
-            prepared = prepare(config, place)
+            prepared = prepare(config, place, folder if resume else None)
             config = _with_threads(config, prepared)
             if leads and not resume:
                 _announce_cost(prepared, config)
@@ -97,45 +99,59 @@ def train(
         return result
 
 
-def prepare(config: Config, place: torch.device | str = "cpu") -> Prepared:
-    """Reads the data, says what was found, and builds a potential with fresh weights.
+def prepare(config: Config, place: torch.device | str = "cpu", resumed_in: Path | None = None) -> Prepared:
+    """Reads the data, says what was found, and builds the potential: with fresh weights, or those to start from.
 
     Args:
         config: The configuration.
         place: Device of the potential.
+        resumed_in: Folder of the run that goes on, if one does; its weights are not read here.
     """
-    data = load(config.data, config.design.design.r_max)
-    design = config.design.design.with_reference(data.statistics.atomic_energies_source)
-    announce(data)
-    _check_later_files(config, data)
-    if design.self_connection_first and data.statistics.atomic_energies_source in ("isolated_atoms", "given"):
-        logger.info(
-            "an isolated atom of this design has an energy of its own beside E0 (design.self_connection_first); "
-            "for dissociation see docs/design_space.md"
-        )
-    potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
+    if config.start is None:
+        prepared = _fresh(config, place)
+    elif resumed_in is None:
+        prepared = started(config, config.start, place)
+    else:
+        prepared = resumed(config, resumed_in, place)
+    potential, design = prepared.potential, prepared.potential.design
+    _check_later_files(config, prepared)
     counts = potential.parameter_counts()
     logger.info(
         "model: %s, %d parameters (%d active), r_max %g Å, %d layers, %s on %s",
         config.design.name, counts.parameters, counts.active_parameters, design.r_max, design.layers,
         config.run.dtype, place,
     )  # fmt: skip
+    return prepared
+
+
+def _fresh(config: Config, place: torch.device | str) -> Prepared:
+    data = load(config.data, config.design.design.r_max)
+    design = config.design.design.with_reference(data.statistics.atomic_energies_source)
+    announce(data)
+    if design.self_connection_first and data.statistics.atomic_energies_source in ("isolated_atoms", "given"):
+        logger.info(
+            "an isolated atom of this design has an energy of its own beside E0 (design.self_connection_first); "
+            "for dissociation see docs/design_space.md"
+        )
+    potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
     return Prepared(data, potential.to(place))
 
 
-def _check_later_files(config: Config, data: LoadedData) -> None:
+def _check_later_files(config: Config, prepared: Prepared) -> None:
     """Finds out before the training what would fail after it: files, keys and elements of scan and dynamics.
 
     Raises:
-        EquipotError: A file cannot be read, lacks a key, or has an element that the training data do not have.
+        EquipotError: A file cannot be read, lacks a key, or has an element that the potential does not know.
     """
+    species = prepared.potential.statistics.species
+    owner = "the training set" if config.start is None else "the model that the training starts from"
     if config.scan is not None:
         reading = read_frames(config.scan.file, config.data.keys)
-        check_species(reading.frames, data.statistics.species, "the training set")
+        check_species(reading.frames, species, owner)
         check_scan(frame_infos(config.scan.file, reading.frames), config.scan.x, config.scan.group)
     if config.md is not None:
-        atoms = start_structure(config, data)
-        check_species([Frame(atoms, source=config.md.structure or "")], data.statistics.species, "the training set")
+        atoms = start_structure(config, prepared.data)
+        check_species([Frame(atoms, source=config.md.structure or "")], species, owner)
 
 
 def _check_new(folder: Path) -> None:
@@ -159,17 +175,19 @@ def _learned(config: Config) -> dict[str, Any]:
     if isinstance(config.data.valid, tuple):
         data["valid"] = "files"
     run = {key: document["run"][key] for key in ("seed", "dtype")}
-    return {"data": data, "design": document["design"], "fit": document["fit"], "run": run}
+    start = {} if document["start"] is None else {k: v for k, v in document["start"].items() if k != "model"}
+    return {"data": data, "design": document["design"], "start": start, "fit": document["fit"], "run": run}
 
 
 def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporter: Reporter | None) -> FitResult:
     portable, data = config.portable(), prepared.data
 
     def save(path: Path, potential: Potential, facts: dict[str, Any]) -> None:
-        save_potential(path, potential, provenance={**facts, "config": portable})
+        start = {"start": prepared.start} if prepared.start else {}
+        save_potential(path, potential, provenance={**facts, **start, "config": portable})
 
-    reporters = Reporters([_FirstFiles(config, data, folder), *([] if reporter is None else [reporter])])
-    return fit(
+    reporters = Reporters([_FirstFiles(config, prepared, folder), *([] if reporter is None else [reporter])])
+    fitted = fit(
         prepared.potential,
         data.train,
         data.valid,
@@ -179,6 +197,8 @@ def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporte
         reporter=reporters,
         save_model=save,
     )
+    compare(prepared.start, fitted.best_loss)
+    return fitted
 
 
 def _with_threads(config: Config, prepared: Prepared) -> Config:
@@ -208,10 +228,11 @@ def _announce_cost(prepared: Prepared, config: Config) -> None:
 class _FirstFiles(NullReporter):
     """Writes configuration and data as soon as the training has accepted them, and not before."""
 
-    def __init__(self, config: Config, data: LoadedData, folder: Path) -> None:
-        self._config, self._data, self._folder = config, data, folder
+    def __init__(self, config: Config, prepared: Prepared, folder: Path) -> None:
+        self._config, self._prepared, self._folder = config, prepared, folder
 
     def start(self, max_epochs: int, steps_per_epoch: int) -> None:
         """Writes the files."""
         write_text(self._folder / CONFIG, self._config.to_yaml())
-        write_json(self._folder / "data.json", data_facts(self._data))
+        write_json(self._folder / "data.json", data_facts(self._prepared.data))
+        write_start(self._folder, self._prepared.start)

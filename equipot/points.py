@@ -249,3 +249,8 @@ def named_point(name: str, **axes: Any) -> Design:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise EquipotError(f"unknown point {name!r}.{hint} The named points are: {', '.join(NAMED_POINTS)}.")
     return NAMED_POINTS[key](**axes)
+
+
+def nearest_point(design: Design) -> str:
+    """Returns the named point from which the fewest axes of a design differ."""
+    return min(NAMED_POINTS, key=lambda name: len(design.differences(NAMED_POINTS[name]())))

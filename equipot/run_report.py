@@ -16,7 +16,7 @@ from equipot.fit.run import METRICS
 from equipot.models import describe
 from equipot.models.model_file import ModelHeader, read_model_header
 from equipot.points import named_point
-from equipot.run_record import read_json
+from equipot.run_record import in_words, read_json
 from equipot.statistics import Statistics
 from equipot.study.predictions import Predictions, ScanPath
 from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, write_report
@@ -46,14 +46,15 @@ def run_content(folder: Path) -> Content:
     header = read_model_header(model)
     run, data = read_json(folder / "run.json"), read_json(folder / "data.json")
     scan, errors = read_json(folder / "scan.json"), _errors(read_json(folder / "errors.json"))
-    point = str(run.get("point") or "")
+    point, start = str(run.get("point") or ""), header.provenance.get("start") or {}
+    statistics = Statistics(**data["statistics"]) if start and data else header.statistics
     described = describe(header.design, header.statistics.species)
     dynamics = _dynamics(folder / "md")
     if scan:
         errors["scan"] = _set_errors(scan["errors"])
     return Content(
         title=run.get("title") or folder.resolve().name,
-        subtitle=_subtitle(point, data, header.statistics),
+        subtitle=_subtitle(point, data, statistics),
         headlines=_headlines(errors, described, run, dynamics),
         warnings=[*run.get("problems", []), *_doubts(run), *run.get("warnings", [])],
         records=_records(folder / METRICS),
@@ -62,8 +63,8 @@ def run_content(folder: Path) -> Content:
         scan=[ScanPath.from_dict(path) for path in scan.get("paths", [])],
         scan_label=scan.get("label", ""),
         dynamics=dynamics,
-        data=data_tables(data, header.statistics),
-        model=model_tables(described, point, header.design),
+        data=data_tables(data, statistics),
+        model=[*start_tables(start), *model_tables(described, point, header.design)],
         axes=described["axes"],
         config=_text(folder / "config.yaml"),
         provenance=provenance(header, run),
@@ -206,6 +207,28 @@ def data_tables(data: Json, statistics: Statistics) -> list[Table]:
     return [*tables, Table("Measured on the training set", ["quantity", "value"], constants)]
 
 
+def start_tables(start: Json) -> list[Table]:
+    """Returns what a training started from, where it was a model: file, E0s, and errors before the first step."""
+    if not start:
+        return []
+    rows = [["model", start["model"]], ["its SHA-256", start["sha256"]]]
+    if "train_data" in start["provenance"]:
+        rows += [["its training data (SHA-256)", start["provenance"]["train_data"]]]
+    rows += [["energy reference", _REFERENCES[start["reference"]]]]
+    rows += [
+        [f"rms of (E − Ê)/N, {name}", f"{significant(left)} meV/atom"]
+        for name, left in start["energy_left_meV_per_atom"].items()
+    ]
+    rows += [[f"E0 of {symbol}", f"{own:.5f} → {new:.5f} eV"] for symbol, (own, new) in start["E0_eV"].items()]
+    rows += [[f"errors of {name} before training", in_words(errors)] for name, errors in start["errors"].items()]
+    return [Table("What the training started from", ["quantity", "value"], rows)]
+
+
+_REFERENCES = {
+    "keep": "the E0s of the model", "data": "E0s of the data", "refit": "E0s fitted to what the model left",
+}  # fmt: skip
+
+
 def model_tables(described: Json, point: str, design: Design) -> list[Table]:
     """Returns what the design is: a summary, how it differs from its named point, its layers, its parameters."""
     summary = [
@@ -246,11 +269,22 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
         "device": f"{run['device']}, {run['dtype']}, {run['threads']} threads, {run['processes']} process(es)"
         if run
         else None,
+        "fine-tuned from": fine_tuned_from(header),
         "training data (SHA-256)": header.provenance.get("train_data"),
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
         "model format": str(header.format_version),
     }
     return {label: str(text) for label, text in facts.items() if text}
+
+
+def fine_tuned_from(header: ModelHeader) -> str | None:
+    """Returns the model that a training started from, and those before it, in words; None where there was none."""
+    start = header.provenance.get("start")
+    files = []
+    while isinstance(start, Mapping):
+        files.append(f"{start['model']} (SHA-256 {start['sha256']})")
+        start = start["provenance"].get("start")
+    return ", which was fine-tuned from ".join(files) or None
 
 
 _ENDINGS = {

@@ -42,10 +42,17 @@ MODEL = "model.equipot"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training starts from: the data and a potential with fresh weights."""
+    """What training starts from.
+
+    Attributes:
+        data: The structures.
+        potential: With fresh weights, or those of the model that the training starts from.
+        start: What is to be known of that model; see `equipot.starting_model`.
+    """
 
     data: LoadedData
     potential: Potential
+    start: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -236,6 +243,7 @@ def _record(config: Config, prepared: Prepared, result: TrainResult, warnings: l
         "dtype": config.run.dtype,
         "threads": torch.get_num_threads(),
         "processes": distributed.current().count,
+        "start": {key: value for key, value in prepared.start.items() if key != "provenance"},
         "fit": fitted,
         "warnings": warnings,
         "problems": result.problems,

@@ -22,8 +22,11 @@ FLOORS = [
     {"models"},
     {"convert", "data", "fit"},
     {"study", "deploy"},
-    {"config", "yaml_file", "pipeline", "run_record", "run_report", "run_stages", "cli", "__init__", "__main__"},
-]
+    {
+        "config", "start_options", "starting_model", "yaml_file", "pipeline", "run_record", "run_report", "run_stages",
+        "cli", "__init__", "__main__",
+    },
+]  # fmt: skip
 """Which rooms may be seen from where: a file imports from its own room and from lower floors."""
 ONE_ROOM = [FLOORS[0], FLOORS[7]]
 """The files of the ground floor are one room, so are those of the top floor."""

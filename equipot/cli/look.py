@@ -37,6 +37,7 @@ def info(
 ) -> None:
     """Say what a model file holds: design, elements, training, errors, versions."""
     from equipot.models.model_file import read_model_header
+    from equipot.points import nearest_point
 
     header = read_model_header(model)
     point = nearest_point(header.design)
@@ -63,13 +64,6 @@ def _verdict(check: dict[str, Any]) -> str:
     return "passed" if check["passed"] else "FAILED"
 
 
-def nearest_point(design: "Design") -> str:
-    """Returns the named point from which the fewest axes of a design differ."""
-    from equipot.points import NAMED_POINTS
-
-    return min(NAMED_POINTS, key=lambda name: len(design.differences(NAMED_POINTS[name]())))
-
-
 def _checks(model: Path, structure: Path | None) -> dict[str, dict[str, Any]]:
     from ase import Atoms
 
@@ -93,6 +87,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
 
     from equipot.points import named_point
     from equipot.run_record import in_words
+    from equipot.run_report import fine_tuned_from
 
     statistics, trained = header.statistics, header.provenance
     changed = header.design.differences(named_point(point))
@@ -106,6 +101,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
         ["units", ", ".join(f"{name} {unit}" for name, unit in header.units.items())],
         ["versions", ", ".join(f"{name} {version}" for name, version in header.versions.items())],
         ["format", str(header.format_version)],
+        *([["fine-tuned from", start]] if (start := fine_tuned_from(header)) else []),
         *([["training data (SHA-256)", str(trained["train_data"])]] if "train_data" in trained else []),
         *[[f"errors of {name}", in_words(errors)] for name, errors in _in_order(trained.get("errors", {}))],
     ]
@@ -244,7 +240,7 @@ def list_points(json: Json = False) -> None:
 @command
 def options(
     section: Annotated[
-        str | None, typer.Argument(help="data, design, fit, run, md or scan; default: all.", show_default=False)
+        str | None, typer.Argument(help="data, design, start, fit, run, md or scan; default: all.", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:

@@ -1,5 +1,6 @@
 """`equipot train`: from structures to a checked potential."""
 
+from json import dumps as json_text
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,10 @@ def train(  # noqa: PLR0913 (one parameter for each flag)
             "repeated. `equipot options` lists all keys.",
         ),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MODEL", help="Fine-tune this model file; the same as --set start.model=…"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default: runs/NAME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     dry_run: Annotated[
@@ -55,10 +60,15 @@ def train(  # noqa: PLR0913 (one parameter for each flag)
 
     [bold]equipot train my.extxyz[/bold] is enough for a first model: keys of energy and forces are recognised, a
     tenth of the structures is kept for validation, and the design is a small MACE. A YAML file and --set change
-    everything. Ctrl-C ends early and leaves a usable model; --resume goes on with it.
+    everything. [bold]--from model.equipot[/bold] starts from a model that you have (fine-tuning). Ctrl-C ends early
+    and leaves a usable model; --resume goes on with it.
     """
     flags = {"seed": seed, "device": device, "dtype": dtype, "threads": threads}
     settings = [*(set_ or []), *(f"run.{name}={value}" for name, value in flags.items() if value is not None)]
+    if start is not None:
+        settings.insert(0, f"start.model={json_text(str(start))}")
+        if resume is not None:
+            raise EquipotError("--resume goes on with a run as it is, from its own weights: leave out --from.")
     config, folder = _configuration(files or [], settings, out, resume)
     if dry_run:
         _print_plan(config, folder, json)

@@ -199,13 +199,16 @@ def _check_finite(numbers: np.ndarray, key: str, where: str, rule: str) -> None:
     )
 
 
-def check_species(frames: Iterable[Frame], species: Iterable[int], owner: str) -> None:
+def check_species(
+    frames: Iterable[Frame], species: Iterable[int], owner: str, remedy: str = "train on structures that contain"
+) -> None:
     """Raises if a structure has an element that the model or the training set does not have.
 
     Args:
         frames: The structures.
         species: Known atomic numbers.
         owner: Who knows them, such as "the training set" or "the model".
+        remedy: What else to do than to remove such structures, before the names of the elements.
 
     Raises:
         EquipotError: Names the element and the first such structure.
@@ -216,7 +219,7 @@ def check_species(frames: Iterable[Frame], species: Iterable[int], owner: str) -
         if unknown:
             raise EquipotError(
                 f"{frame.where}: contains {symbols_of(unknown)}, unknown to {owner}, which has {symbols_of(known)}. "
-                f"Remove such frames, or train on structures that contain {symbols_of(unknown)}."
+                f"Remove such frames, or {remedy} {symbols_of(unknown)}."
             )
 
 

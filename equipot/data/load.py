@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -52,13 +53,17 @@ class LoadedData:
         return {name: dataset.hash() for name, dataset in sets.items()}
 
 
-def load(options: DataOptions, r_max: float, progress: Progress | None = None) -> LoadedData:
+def load(
+    options: DataOptions, r_max: float, progress: Progress | None = None, known: Sequence[int] | None = None
+) -> LoadedData:
     """Reads, checks, splits and measures the data of a training run.
 
     Args:
         options: Which files, keys, split, weights and E0s.
         r_max: Cutoff, Å.
         progress: Told how many graphs of the training set are built.
+        known: Elements of the model that the training starts from, if there is one. Its E0s are chosen later, so
+            the E0s here are fitted, and serve only to find energies that cannot be right.
 
     Raises:
         EquipotError: The data cannot be used; says which file and frame, what was found, and what to write.
@@ -72,9 +77,12 @@ def load(options: DataOptions, r_max: float, progress: Progress | None = None) -
     train_frames = weighted((reading.frames[i] for i in split.train), options.config_type_weights)
     valid_frames = weighted(valid_frames, options.config_type_weights)
     check_weights(train_frames)
-    isolated = _isolated(reading, options.atomic_energies)
-    E0 = find_atomic_energies(train_frames, options.atomic_energies, isolated, options.keys)
     others = {"valid": valid_frames, **{name: readings[name].frames for name in options.tests}}
+    if known is None:
+        isolated = _isolated(reading, options.atomic_energies)
+        E0 = find_atomic_energies(train_frames, options.atomic_energies, isolated, options.keys)
+    else:
+        E0 = _fitted_energies([*train_frames, *chain(*others.values())], known)
     check_energies(train_frames, E0)
     for frames in others.values():
         check_species(frames, E0.energies, "the training set")
@@ -87,7 +95,7 @@ def load(options: DataOptions, r_max: float, progress: Progress | None = None) -
     warnings += correlated(reading.frames) if isinstance(options.valid, float) else []
     for name, dataset in sets.items():
         warnings += leakage(train.frames, dataset.frames, name)
-        warnings += _shifted(dataset.frames, measured.statistics, f"the {name} set")
+        warnings += _shifted(dataset.frames, measured.statistics, f"the {name} set") if known is None else []
     return LoadedData(
         train=train,
         valid=sets.pop("valid"),
@@ -98,6 +106,28 @@ def load(options: DataOptions, r_max: float, progress: Progress | None = None) -
         notes=tuple([*_split_notes(options, split, len(valid_frames)), *label_notes(readings, options.keys)]),
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _fitted_energies(frames: Sequence[Frame], known: Sequence[int]) -> AtomicEnergies:
+    """Returns E0s fitted to the energies of all structures, for a model of known elements.
+
+    Raises:
+        EquipotError: A structure has an element that the model does not know.
+    """
+    check_species(frames, known, "the model that the training starts from", "start from a model that knows")
+    return find_atomic_energies(frames, "least_squares", {})._replace(warnings=())
+
+
+def given_energies(options: DataOptions, data: LoadedData) -> AtomicEnergies | None:
+    """Returns the E0s that the data give by isolated atoms, a file or a table; None where they give none for all.
+
+    Raises:
+        EquipotError: They are asked for and lack an element, or contradict each other.
+    """
+    isolated = _isolated(data.readings["train"], options.atomic_energies)
+    if options.atomic_energies == "auto" and not set(data.train.species) <= set(isolated):
+        return None
+    return find_atomic_energies(data.train.frames, options.atomic_energies, isolated, options.keys)
 
 
 def load_set(

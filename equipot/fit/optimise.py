@@ -62,6 +62,29 @@ def trainable(model: Module) -> dict[str, Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+@contextmanager
+def only_trained(model: Module, patterns: Sequence[str]) -> Iterator[None]:
+    """A context in which the parameters whose names match no shell pattern are not trained.
+
+    Raises:
+        EquipotError: A pattern matches no parameter.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+    if unmatched:
+        raise EquipotError(
+            f"fit.train_only: the pattern {unmatched[0]!r} matches no parameter; there are {', '.join(names)}"
+        )
+    frozen = [p for name, p in trainable(model).items() if not any(fnmatchcase(name, each) for each in patterns)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
 def build_optimiser(model: Module, options: FitOptions) -> Optimiser:
     """Returns the optimiser that `options` names.
 

@@ -90,7 +90,7 @@ class FitOptions(BaseModel):
         description="adam, amsgrad, adamw, muon (matrices by Muon, the rest by AdamW) or schedulefree (AdamW "
         "that needs no schedule; install equipot[schedulefree])",
     )
-    lr: float = Field(default=0.01, gt=0, description="largest learning rate")
+    lr: float = Field(default=0.01, gt=0, description="largest learning rate; 0.003 by default with start.model")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay of Adam's two running moments")
     weight_decay: float = Field(
         default=0.0,
@@ -99,6 +99,11 @@ class FitOptions(BaseModel):
     )
     weight_decay_on: tuple[str, ...] = Field(
         default=("*",), description="shell patterns of the parameter names that decay"
+    )
+    train_only: tuple[str, ...] = Field(
+        default=("*",),
+        min_length=1,
+        description="shell patterns of the names of the parameters that are trained; all others stay as they are",
     )
     clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient; null switches it off")
     ema_decay: float | None = Field(

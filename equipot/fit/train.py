@@ -20,7 +20,7 @@ from equipot.fit.labels import check_labels, label_numbers
 from equipot.fit.loss import formula, label_counts, loss, loss_sums, training_prediction
 from equipot.fit.metrics import Errors, batch_maker, error_sums, evaluate_set, named_errors
 from equipot.fit.non_finite import NonFiniteError, stop_non_finite, stop_non_finite_validation
-from equipot.fit.optimise import build_average, build_optimiser, overwrite, trainable
+from equipot.fit.optimise import build_average, build_optimiser, only_trained, overwrite, trainable
 from equipot.fit.options import FitOptions
 from equipot.fit.reporter import Reporter, StepReport, all_reporters
 from equipot.fit.run import BEST, CHECKPOINT, Run, SaveModel, Status
@@ -97,8 +97,8 @@ def fit(
         check_labels(name, dataset, options)
     processes = distributed.current()
     processes.copy_from_first(list(potential.state_dict().values()))
-    optimiser = build_optimiser(potential, options)
-    with StopRequest(insist=processes.count == 1) as stop:
+    with only_trained(potential, options.train_only), StopRequest(insist=processes.count == 1) as stop:
+        optimiser = build_optimiser(potential, options)
         run = Run(
             model=potential,
             train=train,
