@@ -168,6 +168,7 @@ def test_every_key_has_a_meaning_and_the_defaults_are_those_in_use(section):
         "stages",
         "betas",
         "weight_decay_on",
+        "train_only",
     }
     assert differing <= allowed, "defaults differ by more than tuples written as lists"
 

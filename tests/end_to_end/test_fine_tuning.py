@@ -1,4 +1,4 @@
-"""Training that starts from a model: what is the model's stays, E0s follow the data, and resuming needs no other file."""
+"""Training that starts from a model: what is the model's stays, E0s follow the data, a run goes on without its file."""
 
 import json
 import shutil
