@@ -82,6 +82,11 @@ class Design(BaseModel):
     )
     envelope_p: int = Field(5, ge=2, description="order p of the polynomial envelope")
     envelope_on: Literal["basis", "weights"] = Field("basis", description="what the envelope multiplies")
+    chebyshev_argument: Literal["scaled", "distance"] = Field(
+        "scaled",
+        description="Chebyshev polynomials of the distance scaled onto [−1, 1], or of the (transformed) distance "
+        "itself, as in mace-torch",
+    )
     distance_transform: Literal["none", "agnesi", "soft"] = Field(
         "none", description="map of r per pair of elements before the basis"
     )
@@ -174,6 +179,9 @@ class Design(BaseModel):
     )
     repulsion_p: int | None = Field(
         None, ge=2, description="order of the repulsion's envelope; default that of the radial basis"
+    )
+    repulsion_scaled: bool = Field(
+        False, description="the repulsion is multiplied by the scale, as in mace-torch's ScaleShiftMACE"
     )
     heads: int = Field(1, ge=1, description="number of energies (levels of theory); 1 in this version")
 
@@ -285,6 +293,11 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
          "radial_basis='chebyshev' has nothing to train; set radial_trainable=False"),
         (d.num_radial < 2 and d.radial_basis == "gaussian",
          "radial_basis='gaussian' needs num_radial ≥ 2 (their spacing sets the width)"),
+        (d.chebyshev_argument != "scaled" and d.radial_basis != "chebyshev",
+         f"chebyshev_argument={d.chebyshev_argument!r} has no effect with radial_basis={d.radial_basis!r}; "
+         "set it to 'scaled'"),
+        (d.repulsion_scaled and (d.pair_repulsion == "none" or d.scale == "none"),
+         "repulsion_scaled=True needs a pair_repulsion and a scale; set it to False"),
         (d.self_connection == "none" and d.layers > 1 and d.self_connection_first,
          "self_connection='none' and self_connection_first=True contradict each other; "
          "set self_connection_first=False"),

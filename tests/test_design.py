@@ -52,6 +52,8 @@ IMPOSSIBLE = [
         {"neighbour_normalisation": "density_mlp", "neighbour_count": "per_receiver"},
         r"no effect with neighbour_normalisation='density_mlp'; set it to 'global'",
     ),
+    ({"chebyshev_argument": "distance"}, r"chebyshev_argument='distance' has no effect with radial_basis='bessel'"),
+    ({"repulsion_scaled": True}, r"repulsion_scaled=True needs a pair_repulsion and a scale"),
     ({"heads": 2}, r"heads=2: this version trains one energy; set heads=1"),
 ]
 WRONG_VALUES = [

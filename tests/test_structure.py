@@ -154,6 +154,12 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "e3nn"}
 
 
+def may_unpickle(path: Path) -> bool:
+    """Other codes' pickles are opened in one place, after the user's consent; exporters run in those codes' homes."""
+    inside = str(path.relative_to(PACKAGE).as_posix())
+    return inside == "convert/unpickle.py" or inside.startswith("convert/export/export_")
+
+
 @every_file
 def test_nothing_global_is_changed_and_nothing_is_unpickled(path):
     for node in ast.walk(tree(path)):
@@ -165,7 +171,7 @@ def test_nothing_global_is_changed_and_nothing_is_unpickled(path):
             method = isinstance(node.func, ast.Attribute) and called.split(".")[-1] in ("eval", "exec")
             reason = None if method else FORBIDDEN_CALLS.get(called.split(".")[-1])
             assert reason is None, f"line {node.lineno}: {called}: {reason}"
-            if called == "torch.load":
+            if called == "torch.load" and not may_unpickle(path):
                 safe = {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg == "weights_only"}
                 assert safe == {"weights_only": True}, f"line {node.lineno}: torch.load without weights_only=True"
             pickled = [k.value for k in node.keywords if k.arg == "allow_pickle"]

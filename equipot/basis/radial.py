@@ -28,7 +28,7 @@ class RadialBasis(nn.Module):
     r"""The basis e_n(r) f(r / r_max).
 
         bessel      c · sin(w_n r) / r,   w_n = n π / r_max,   c = √(2/r_max) or 2/r_max
-        chebyshev   T_n(2u − 1),          u = r / r_max, or the distance transform of r
+        chebyshev   T_n(2u − 1),          u = r / r_max, or the distance transform of r; or T_n(r) itself
         gaussian    exp(−(r − μ_n)² / 2Δ²), μ_n evenly spaced on [0, r_max], Δ their spacing
 
     Evaluated in float64 and cast afterwards: near r_max the envelope is a difference of nearly equal terms.
@@ -82,16 +82,17 @@ class Bessel(nn.Module):
 
 
 class Chebyshev(nn.Module):
-    """Chebyshev polynomials T_1 … T_n of 2 r / r_max − 1 (or of 2u − 1 with a transform onto [0, 1])."""
+    """Chebyshev polynomials T_1 … T_n of 2 r / r_max − 1 (2u − 1 with a transform onto [0, 1]), or of r itself."""
 
     def __init__(self, design: Design, dtype: torch.dtype) -> None:
         super().__init__()
         self.num = design.num_radial
-        self.width = 1.0 if design.distance_transform == "agnesi" else design.r_max
+        width = 1.0 if design.distance_transform == "agnesi" else design.r_max
+        self.slope, self.offset = {"scaled": (2.0 / width, -1.0), "distance": (1.0, 0.0)}[design.chebyshev_argument]
 
     def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
         """Returns the polynomials, by their three-term recurrence."""
-        x = 2.0 * r / self.width - 1.0
+        x = self.slope * r + self.offset
         T = [torch.ones_like(x), x]
         for _ in range(self.num - 1):
             T.append(2.0 * x * T[-1] - T[-2])

@@ -40,6 +40,8 @@ class Potential(nn.Module):
 
         E_i = E0_{z_i} + scale_{z_i} Σ_t readout_t(h_i^(t)) + shift_{z_i} + pair repulsion
 
+    The pair repulsion is multiplied by the scale too where the design says `repulsion_scaled`.
+
     Called with a graph and its edge vectors it returns one energy per owned atom; forces and stress come
     from `equipot.geometry.evaluate`, which is all that knows about derivatives.
 
@@ -108,7 +110,8 @@ class Potential(nn.Module):
         species = self.species(graph.atomic_numbers)[: graph.num_owned]
         scale = self.scale.expand_as(self.E0).index_select(0, species)
         constant = (self.E0 + self.shift).index_select(0, species)
-        constant = constant + self.repulsion(graph, torch.linalg.vector_norm(vectors, dim=1))
+        repulsion = self.repulsion(graph, torch.linalg.vector_norm(vectors, dim=1))
+        constant = constant + repulsion * (scale if self.design.repulsion_scaled else 1.0)
         features = self.features(graph, vectors)
         read = [head(h).double() * scale for head, h in zip(self.readouts, features, strict=True)]
         return torch.stack([constant, *read])

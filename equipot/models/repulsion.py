@@ -42,10 +42,11 @@ class ZBL(nn.Module):
 
     def forward(self, graph: Graph, lengths: Float[Tensor, " edge"]) -> Float[Tensor, " owned"]:
         """Returns the repulsion energy of each owned atom, eV."""
-        Z_i, Z_j = graph.atomic_numbers[graph.receivers], graph.atomic_numbers[graph.senders]
-        a = 0.4543 * 0.529 / (Z_i.double().pow(0.3) + Z_j.double().pow(0.3))
+        z_i, z_j = graph.atomic_numbers[graph.receivers], graph.atomic_numbers[graph.senders]
+        Z_i, Z_j = z_i.double(), z_j.double()
+        a = 0.4543 * 0.529 / (Z_i.pow(0.3) + Z_j.pow(0.3))
         phi = (self.weights * torch.exp(-self.exponents * (lengths / a).unsqueeze(-1))).sum(dim=-1)
-        R = (self.radii[Z_i] + self.radii[Z_j]).clamp(max=self.r_max)
+        R = (self.radii[z_i] + self.radii[z_j]).clamp(max=self.r_max)
         f = polynomial_envelope(lengths / R, self.p)
         return pool(0.5 * 14.3996 * Z_i * Z_j / lengths * phi * f, graph.receivers, graph.num_owned)
 

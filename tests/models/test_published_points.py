@@ -160,7 +160,9 @@ CASES: dict[str, tuple[Design, Reference]] = {
     "mace_nonlinear, L = 0": _nonlinear({"max_L": 0, "max_ell": 3}, (0, 1)),
     "mace_nonlinear, envelope on basis": _nonlinear({"envelope_on": "basis", "correlation": 2}, (0, 1)),
     "mace_nonlinear, later, 3 layers": _nonlinear({**_FIRST_NOT_RESIDUAL, "layers": 3, "correlation": 2}, (1, 2)),
-    "mace_nonlinear, later, first residual": _nonlinear({**_FIRST_LINEAR, "readout": "mlp", "readout_depth": 1}, (1,), biased=False),
+    "mace_nonlinear, later, first residual": _nonlinear(
+        {**_FIRST_LINEAR, "readout": "mlp", "readout_depth": 1}, (1,), biased=False
+    ),
     "mace_nonlinear, later, first density": _nonlinear(
         {**_FIRST_NOT_RESIDUAL, "first_layer": "density", "envelope_on": "basis"}, (1,), density=True
     ),

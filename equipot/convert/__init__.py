@@ -1,0 +1,63 @@
+"""Published models drop in: weights of mace-torch, nequip, BOTNet and Nequix become potentials of equipot.
+
+Nothing is approximated: what does not map onto axes of the design space is refused by name, and a weight that was
+not used is an error.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from equipot.convert import botnet, mace
+from equipot.convert.source import Source, read_source
+from equipot.models import Potential
+from equipot.models.model_file import converted
+
+__all__ = ["Converted", "Source", "convert", "read_source"]
+
+CONVERTERS: dict[str, Callable[[Source, str | None], Potential]] = {
+    "mace-torch": mace.potential_of,
+    "botnet": botnet.potential_of,
+}
+"""The function that converts the models of each code."""
+
+
+class Converted(NamedTuple):
+    """A converted model.
+
+    Attributes:
+        potential: It.
+        provenance: What it was converted from; goes into the model file.
+    """
+
+    potential: Potential
+    provenance: dict[str, Any]
+
+
+def convert(
+    path: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    head: str | None = None,
+    trust_pickle: bool = False,
+    dtype: torch.dtype | str | None = None,
+) -> Converted:
+    """Converts a published model.
+
+    Args:
+        path: Its file: a plain state dict, a pickled model, or a `.nqx`.
+        config: JSON file of hyper-parameters, for a state dict; default: the one beside it.
+        head: Head of a model with several.
+        trust_pickle: Whether code in a pickled model may run.
+        dtype: Precision of the potential; default: that of the weights.
+
+    Raises:
+        EquipotError: The file cannot be read or is not trusted, or the model has a choice that equipot lacks.
+    """
+    source = read_source(path, config, trust_pickle=trust_pickle)
+    potential = CONVERTERS[source.code](source, head)
+    facts = {"code": source.code, "version": source.version, "file": source.name, "sha256": source.sha256}
+    provenance = {"converted_from": {**facts, "head": head, "hyper_parameters": source.options}}
+    return Converted(potential if dtype is None else converted(potential, dtype), provenance)

@@ -1,0 +1,322 @@
+"""mace-torch: MACE and ScaleShiftMACE.
+
+The hyper-parameters have the names of mace-torch's constructor; `equipot/convert/export/mace.py` writes them. Each
+layer's state is
+
+    interactions.t   linear_up (U) · conv_tp_weights (R) · linear (W) · skip_tp (P or S) · density_fn (N)
+    products.t       symmetric_contractions (w) · linear (D)
+    readouts.t       linear, or linear_1 and linear_2
+
+Source: mace-torch 0.3.16, `modules/models.py`, `blocks.py`; Batatia et al., MACE (2022).
+"""
+
+import math
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from equipot.convert.couplings import product_weights
+from equipot.convert.features import widths_of
+from equipot.convert.layout import by_output as sorted_paths
+from equipot.convert.layout import linear, pooled_irreps, species_linear, uvu_paths
+from equipot.convert.phases import convention_of
+from equipot.convert.source import Source
+from equipot.convert.taken import Options, Tensors
+from equipot.convert.target import Target
+from equipot.design import Design
+from equipot.errors import EquipotError
+from equipot.models import Potential
+from equipot.o3 import Irrep, Irreps
+from equipot.statistics import Statistics
+
+_SCALAR = Irrep(0, 1)
+_BLOCKS = {
+    "RealAgnosticInteractionBlock": (False, "mean"),
+    "RealAgnosticResidualInteractionBlock": (True, "mean"),
+    "RealAgnosticDensityInteractionBlock": (False, "density"),
+    "RealAgnosticDensityResidualInteractionBlock": (True, "density"),
+}
+"""Of each interaction block: whether it has a self-connection, and how it normalises."""
+_CONSTANTS = (
+    "atomic_numbers", "r_max", "num_interactions", "radial_embedding.cutoff_fn", "radial_embedding.distance_transform",
+    "radial_embedding.bessel_fn.r_max", "radial_embedding.bessel_fn.prefactor", "radial_embedding.bessel_fn.n",
+    "pair_repulsion_fn", "spherical_harmonics",
+)  # fmt: skip
+
+
+class _Size(NamedTuple):
+    """What the weights' shapes follow from."""
+
+    design: Design
+    num_species: int
+    hidden: Irreps
+    convention: str
+    residual: tuple[bool, ...]
+    heads: int
+    head: int
+
+
+def potential_of(source: Source, head: str | None = None) -> Potential:
+    """Returns the potential of a mace-torch model.
+
+    Args:
+        source: Its hyper-parameters and weights.
+        head: Name of the head; needed where there are several.
+
+    Raises:
+        EquipotError: A choice that equipot lacks (named), a missing or unknown weight, or an unknown head.
+    """
+    options, tensors = Options(source.options, source.name), Tensors(source.tensors, source.name)
+    order, species = _species(options, tensors)
+    heads = list(options.get("heads", ["Default"]) or ["Default"])
+    chosen = _head(heads, head, source.name)
+    energies = tensors.take("atomic_energies_fn.atomic_energies").double().reshape(-1, len(species))
+    E0 = energies[chosen if len(energies) > 1 else 0][order]
+    scale_shift = options.choice("model", {"MACE": False, "ScaleShiftMACE": True}, "ScaleShiftMACE")
+    scale, shift = _scale_shift(tensors, chosen) if scale_shift else (1.0, 0.0)
+    size = _size(options, len(species), (len(heads), chosen), scale_shift)
+    statistics = _statistics(options, species, E0, scale, shift)
+    options.finish()
+    dtype = tensors.take("node_embedding.linear.weight").dtype
+    target = Target(size.design, statistics, dtype, source.name)
+    target.put_energy(E0, scale, shift)
+    _fill(target, tensors, size, order)
+    _check_constants(tensors, size.design, source.name)
+    tensors.ignore(_CONSTANTS, ("_zeroed", "output_mask"))
+    tensors.finish()
+    return target.finish()
+
+
+def _species(options: Options, tensors: Tensors) -> tuple[Tensor, tuple[int, ...]]:
+    """The published position of each element, and the elements in ascending order."""
+    given = options.get("atomic_numbers", None)
+    numbers = tensors.take("atomic_numbers").tolist() if given is None else [int(z) for z in given]
+    options.ignore("num_elements", "atomic_energies")
+    return torch.tensor(sorted(range(len(numbers)), key=numbers.__getitem__)), tuple(sorted(numbers))
+
+
+def _head(heads: list[str], head: str | None, name: str) -> int:
+    if head is None and len(heads) > 1:
+        raise EquipotError(f"{name} has several heads ({', '.join(heads)}): choose one with --head.")
+    if head is not None and head not in heads:
+        raise EquipotError(f"{name} has no head {head!r}; it has {', '.join(heads)}.")
+    return 0 if head is None else heads.index(head)
+
+
+def _scale_shift(tensors: Tensors, head: int) -> tuple[float, float]:
+    values = [tensors.take(f"scale_shift.{key}").double().reshape(-1) for key in ("scale", "shift")]
+    scale, shift = (float(value[head if len(value) > 1 else 0]) for value in values)
+    return scale, shift
+
+
+def _size(options: Options, num_species: int, heads: tuple[int, int], scale_shift: bool) -> _Size:
+    layers = options.whole("num_interactions")
+    later = options.choice("interaction_cls", _BLOCKS)
+    first = options.choice("interaction_cls_first", _BLOCKS)
+    if layers > 1 and first[1] != later[1]:
+        raise EquipotError(
+            "interaction_cls_first and interaction_cls normalise messages differently (by mean number and by density); "
+            "equipot has one normalisation for all layers."
+        )
+    hidden = Irreps(options.get("hidden_irreps"))
+    max_L, channels, parity = widths_of(hidden, "hidden_irreps", layers=layers)
+    axes: dict[str, Any] = {
+        "layers": layers, "max_L": max_L, "channels": channels, "parity": parity,
+        "neighbour_normalisation": first[1],
+        "self_connection_first": first[0], "message_species": "none" if first[0] else "first",
+        **_radial_axes(options), **_product_axes(options), **_energy_axes(options, layers, scale_shift),
+    }  # fmt: skip
+    _refuse(options, hidden)
+    if layers > 1 and not later[0]:
+        raise EquipotError(
+            "interaction_cls = a block without self-connection (only possible in the first layer of what equipot has)."
+        )
+    convention = convention_of(str(options.get("e3nn", "0.4.4")))
+    residual = (first[0], *([later[0]] * (layers - 1)))
+    options.ignore("dtype")
+    return _Size(Design(**axes), num_species, hidden, convention, residual, *heads)
+
+
+def _radial_axes(options: Options) -> dict[str, Any]:
+    kind = options.choice("radial_type", ("bessel", "gaussian", "chebyshev"), "bessel")
+    transform = options.choice("distance_transform", {"None": "none", None: "none", "Agnesi": "agnesi", "Soft": "soft"},
+                               "None")  # fmt: skip
+    widths = options.get("radial_MLP", None) or [64, 64, 64]
+    return {
+        "r_max": options.number("r_max"), "num_radial": options.whole("num_bessel"), "radial_basis": kind,
+        "envelope_p": options.whole("num_polynomial_cutoff"), "max_ell": options.whole("max_ell"),
+        "distance_transform": transform, "radial_mlp": tuple(int(width) for width in widths),
+        "envelope_on": options.choice("apply_cutoff", {True: "basis", False: "weights"}, True),
+        **({"chebyshev_argument": "distance"} if kind == "chebyshev" else {}),
+    }  # fmt: skip
+
+
+def _product_axes(options: Options) -> dict[str, Any]:
+    correlation = options.get("correlation")
+    orders = set(correlation if isinstance(correlation, list) else [correlation])
+    if len(orders) != 1:
+        raise EquipotError(f"correlation = {correlation!r}: equipot has one correlation order for all layers.")
+    options.ignore("use_reduced_cg")  # told from the coupling matrices, or from the number of weights
+    return {
+        "correlation": int(orders.pop()),
+        "product_weights": options.choice("use_agnostic_product", {True: "shared", False: "species", None: "species"},
+                                          False),
+        "last_layer": options.choice("keep_last_layer_irreps", {True: "all", False: "scalars", None: "scalars"}, False),
+    }  # fmt: skip
+
+
+def _energy_axes(options: Options, layers: int, scale_shift: bool) -> dict[str, Any]:
+    last_only = options.choice("use_last_readout_only", {True: "last", False: "every", None: "every"}, False)
+    if layers == 1 and last_only == "last":
+        raise EquipotError("use_last_readout_only = True with one layer: such a model has no readout at all.")
+    form = options.choice("gate", {"silu": "mlp", None: "two_linear", "None": "two_linear"}, "silu",
+                          "A readout with another activation cannot be converted.")  # fmt: skip
+    hidden = Irreps(options.get("MLP_irreps", "16x0e"))
+    if hidden.unique != (_SCALAR,):
+        raise EquipotError(f"MLP_irreps = {hidden}: equipot's readout has even scalars only, such as 16x0e.")
+    repulsion = options.choice("pair_repulsion", {True: "zbl", False: "none", None: "none"}, False)
+    options.choice("readout_cls", ("NonLinearReadoutBlock", "LinearReadoutBlock", None), None)
+    return {
+        "readout_layers": last_only, "readout": "linear" if layers == 1 else form, "readout_hidden": hidden.num_irreps,
+        "pair_repulsion": repulsion, "repulsion_scaled": scale_shift and repulsion == "zbl",
+        "scale": "force_rms" if scale_shift else "none", "shift": "mean" if scale_shift else "none",
+    }  # fmt: skip
+
+
+def _refuse(options: Options, hidden: Irreps) -> None:
+    no = (False, None)
+    options.choice("use_so3", no, False, "equipot's features have the parity of O(3); train without use_so3.")
+    options.choice("use_embedding_readout", no, False)
+    options.choice("embedding_specs", (None,), None, "Embeddings of charge, spin and the like are not in equipot.")
+    options.choice("lammps_mliap", no, False, "Convert the model that was not prepared for LAMMPS.")
+    options.choice("use_edge_irreps_first", no, False)
+    options.choice("cueq_config", (None,), None, "Change the model back first: mace_cueq_to_e3nn MODEL OUT.")
+    options.choice("oeq_config", (None,), None, "Change the model back first: mace_oeq_to_e3nn MODEL OUT.")
+    edge = options.get("edge_irreps", None)
+    if edge is not None and Irreps(edge) != hidden:
+        raise EquipotError(
+            f"edge_irreps = {edge} differ from hidden_irreps = {hidden}; equipot has one width for both."
+        )
+
+
+def _statistics(
+    options: Options, species: tuple[int, ...], E0: Tensor, scale: float, shift: float
+) -> Statistics:  # fmt: skip
+    neighbours = options.number("avg_num_neighbors")
+    n = len(species)
+    return Statistics(
+        species=species, atomic_energies=tuple(E0.tolist()), atomic_energies_source="isolated_atoms",
+        mean_neighbours=float(neighbours), mean_neighbours_per_species=(float(neighbours),) * n,
+        force_rms=scale, energy_mean=shift, energy_mean_per_species=(shift,) * n,
+    )  # fmt: skip
+
+
+def _fill(target: Target, tensors: Tensors, size: _Size, order: Tensor) -> None:
+    S, C = size.num_species, size.hidden.count(_SCALAR)
+    target.put("embedding.weight", tensors.take("node_embedding.linear.weight", (S, C))[order])
+    h = Irreps([(C, _SCALAR)])
+    for index in range(size.design.layers):
+        h = _fill_layer(target, tensors, size, index, h, order)
+    _fill_readouts(target, tensors, size)
+
+
+def _fill_layer(
+    target: Target, tensors: Tensors, size: _Size, index: int, h: Irreps, order: Tensor
+) -> Irreps:  # fmt: skip
+    """Fills one layer and returns the irreps of the features that leave the published one."""
+    design, at, block = size.design, f"layers.{index}", f"interactions.{index}"
+    A = _interaction_irreps(size, first=index == 0)
+    last = index == design.layers - 1
+    out = size.hidden[:1] if last and (design.last_layer == "scalars" or design.layers == 1) else size.hidden
+    paths = sorted_paths(uvu_paths(h, design.max_ell, A))
+    target.put_blocks(f"{at}.up.weights", linear(tensors.take(f"{block}.linear_up.weight"), h, h))
+    widths = [design.num_radial, *design.radial_mlp, sum(path.mul for path in paths)]
+    layers = [
+        tensors.take(f"{block}.conv_tp_weights.layer{n}.weight", (a, b)) for n, (a, b) in enumerate(pairwise(widths))
+    ]
+    target.put_radial(index, layers[:-1], layers[-1], *target.columns(index, paths, size.convention))
+    target.put_mix(index, paths, linear(tensors.take(f"{block}.linear.weight"), pooled_irreps(paths), A))
+    if design.neighbour_normalisation == "density":
+        target.put(f"{at}.normalise.weight", tensors.take(f"{block}.density_fn.layer0.weight", (design.num_radial,)))
+    skip = (h, out) if size.residual[index] else (A, A)
+    name = "self_connection" if size.residual[index] else "species_weights"
+    blocks = species_linear(tensors.take(f"{block}.skip_tp.weight"), skip[0], size.num_species, skip[1])
+    target.put_blocks(f"{at}.{name}.weights", {ir: W[order] for ir, W in blocks.items()})
+    shared = design.product_weights == "shared"
+    prefix = f"products.{index}.symmetric_contractions.contractions"
+    for n, (_, ir) in enumerate(out):
+        one = order.new_zeros(1) if shared else order
+        for key, w in product_weights(target, tensors, f"{prefix}.{n}", (index, A, ir), size.convention).items():
+            target.put(key, w[:, one])
+    target.put_blocks(f"{at}.down.weights", linear(tensors.take(f"products.{index}.linear.weight"), out, out))
+    return out
+
+
+def _interaction_irreps(size: _Size, *, first: bool) -> Irreps:
+    """The irreps of A as mace-torch builds them: natural, or both parities beyond the first layer of full models."""
+    both = size.design.parity == "full" and not first
+    degrees = range(size.design.max_ell + 1)
+    irreps = [Irrep(ell, p) for ell in degrees for p in (-1, 1)] if both else [Irrep.natural(ell) for ell in degrees]
+    return Irreps([(size.hidden.count(_SCALAR), ir) for ir in irreps])
+
+
+def _fill_readouts(target: Target, tensors: Tensors, size: _Size) -> None:
+    design, head = size.design, slice(size.head, size.head + 1)
+    energies = Irreps([(size.heads, _SCALAR)])
+    every = design.readout_layers == "every"
+    scalars = size.hidden[:1]
+    for index in range(design.layers):
+        last = index == design.layers - 1
+        published = index if every else 0
+        if last and design.readout != "linear":
+            _fill_last_readout(target, tensors, size, published)
+        elif every:
+            whole = linear(
+                tensors.take(f"readouts.{published}.linear.weight"), scalars if last else size.hidden, energies
+            )
+            target.put_blocks(f"readouts.{index}.linear.weights", {ir: W[:, head] for ir, W in whole.items()})
+
+
+def _fill_last_readout(target: Target, tensors: Tensors, size: _Size, published: int) -> None:
+    """The two linear maps of one head; mace-torch divides the second by the hidden width of all heads."""
+    design, hidden = size.design, size.design.readout_hidden
+    irreps = size.hidden if design.last_layer == "all" else size.hidden[:1]
+    middle, energies = Irreps([(hidden * size.heads, _SCALAR)]), Irreps([(size.heads, _SCALAR)])
+    rows = slice(size.head * hidden, (size.head + 1) * hidden)
+    at, name = f"readouts.{design.layers - 1}", f"readouts.{published}"
+    first = linear(tensors.take(f"{name}.linear_1.weight"), irreps, middle)[_SCALAR]
+    second = linear(tensors.take(f"{name}.linear_2.weight"), middle, energies)[_SCALAR]
+    target.put(f"{at}.first.weights.0e", first[:, rows])
+    target.put(f"{at}.second.weights.0e", second[rows, size.head : size.head + 1] / math.sqrt(size.heads))
+
+
+def _check_constants(tensors: Tensors, design: Design, name: str) -> None:
+    """Compares constants that are stored with those that equipot computes."""
+    if design.radial_basis == "bessel":
+        roots = tensors.take("radial_embedding.bessel_fn.bessel_weights", (design.num_radial,)).double()
+        ours = torch.arange(1, design.num_radial + 1, dtype=torch.float64) * math.pi / design.r_max
+        _same(roots, ours, f"{name}: Bessel roots")
+    if design.radial_basis == "gaussian":
+        centres = tensors.take("radial_embedding.bessel_fn.gaussian_weights", (design.num_radial,)).double()
+        _same(centres, torch.linspace(0.0, design.r_max, design.num_radial, dtype=torch.float64), f"{name}: Gaussians")
+    stored = {
+        "radial_embedding.cutoff_fn.p": float(design.envelope_p),
+        "radial_embedding.cutoff_fn.r_max": design.r_max,
+        "radial_embedding.distance_transform.q": 0.9183, "radial_embedding.distance_transform.p": 4.5791,
+        "radial_embedding.distance_transform.a": 1.0805, "radial_embedding.distance_transform.alpha": 4.0,
+        "pair_repulsion_fn.p": float(design.envelope_p), "pair_repulsion_fn.a_exp": 0.3,
+        "pair_repulsion_fn.a_prefactor": 0.4543,
+    }  # fmt: skip
+    for key, value in stored.items():
+        if key in tensors:
+            _same(tensors.take(key).double().reshape(-1), torch.tensor([value]).double(), f"{name}: {key}")
+
+
+def _same(theirs: Tensor, ours: Tensor, what: str) -> None:
+    if not torch.allclose(theirs, ours, rtol=1e-6, atol=1e-7):
+        raise EquipotError(
+            f"{what} = {theirs.tolist()} are not the published constants {ours.tolist()}, which equipot has; trained "
+            "constants of this kind cannot be converted."
+        )

@@ -1,0 +1,137 @@
+"""Published models as they lie on disk: their weights, and the hyper-parameters that say what they mean."""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from equipot.convert.unpickle import unpickle
+from equipot.errors import EquipotError
+
+CODES = ("mace-torch", "nequip", "nequip-0.5", "botnet", "nequix")
+"""The codes whose models are read, as the entry "code" of the JSON file names them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One published model, as plain data.
+
+    Attributes:
+        code: One of `CODES`.
+        version: Version of that code.
+        options: Hyper-parameters by the names of its own constructor.
+        tensors: Weights and constants by their names in its state dict.
+        name: Name of the file, for messages.
+        sha256: Checksum of the file of the weights.
+    """
+
+    code: str
+    version: str
+    options: dict[str, Any]
+    tensors: dict[str, Tensor]
+    name: str
+    sha256: str = ""
+
+
+def read_source(
+    path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None, *, trust_pickle: bool = False
+) -> Source:
+    """Reads a published model.
+
+    A plain state dict (``.pt``, ``.pth`` with tensors only, or ``.safetensors``) needs a JSON file of hyper-parameters,
+    which is `config` or the file of the same name that ends in ``.json``. A whole pickled model needs `trust_pickle`
+    and the code it was made with.
+
+    Args:
+        path: The file of the weights.
+        config: JSON file of the hyper-parameters.
+        trust_pickle: Whether loading may run code that the file contains.
+
+    Raises:
+        EquipotError: The file is missing, damaged or of an unknown kind; hyper-parameters are missing; or the file
+            is a pickle that was not declared to be trusted.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise EquipotError(f"there is no file {path}. Give the model of the other code, e.g. MACE.model or weights.pt.")
+    if path.is_dir():
+        raise EquipotError(f"{path} is a folder: name the file of the model in it.")
+    if path.stat().st_size == 0:
+        raise EquipotError(f"{path} is empty (0 bytes): copy it again.")
+    if path.suffix == ".equipot":
+        raise EquipotError(f"{path} is an equipot model already: use it as it is.")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    tensors = _plain_tensors(path)
+    if tensors is not None:
+        options = _hyper_parameters(path, config)
+    else:
+        options, tensors = unpickle(path, trusted=trust_pickle)
+        options |= {} if config is None else _json(Path(config))
+    code = options.pop("code", None)
+    if code not in CODES:
+        raise EquipotError(
+            f'{path.name}: the hyper-parameters must name the code of the model in the entry "code": one of '
+            f"{', '.join(CODES)}; it is {code!r}."
+        )
+    return Source(str(code), str(options.pop("version", "")), options, tensors, path.name, sha256)
+
+
+def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a state dict; None where the file is a pickle of other objects."""
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, ValueError) as error:
+            raise EquipotError(f"{path} is no readable safetensors file ({error}): copy it again.") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise EquipotError(
+            f"{path} is not a file that torch can read ({str(error).splitlines()[0]}). Give a .model, .pt, .pth or "
+            ".safetensors file as the other code wrote it; a copy may be incomplete."
+        ) from error
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise EquipotError(_not_plain(path, content))
+    return {str(key): value for key, value in content.items()}
+
+
+def _not_plain(path: Path, content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"{path} holds a {type(content).__name__}, not the weights of a model by name."
+    entries = ", ".join(str(key) for key in list(content)[:6])
+    return (
+        f"{path} holds more than weights (entries {entries}): a checkpoint of a training? Give the model that the "
+        "training wrote at its end, or save the state dict alone: torch.save(model.state_dict(), 'weights.pt')."
+    )
+
+
+def _hyper_parameters(path: Path, config: str | os.PathLike[str] | None) -> dict[str, Any]:
+    beside = Path(config) if config is not None else path.with_suffix(".json")
+    if not beside.exists():
+        raise EquipotError(
+            f"{path} holds weights only; their meaning is missing. Give a JSON file of hyper-parameters with --config, "
+            f'or lay it beside as {beside.name}: {{"code": "mace-torch", "r_max": 5.0, …}} (docs/bring/). '
+            "equipot/convert/export/ has scripts that write both from a live model."
+        )
+    return _json(beside)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EquipotError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise EquipotError(f"{path} must hold one JSON object of hyper-parameters, not a {type(values).__name__}.")
+    return values
