@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from equipot.convert.nqx import read_nqx
 from equipot.convert.unpickle import unpickle
 from equipot.errors import EquipotError
 
@@ -48,8 +49,8 @@ def read_source(
     """Reads a published model.
 
     A plain state dict (``.pt``, ``.pth`` with tensors only, or ``.safetensors``) needs a JSON file of hyper-parameters,
-    which is `config` or the file of the same name that ends in ``.json``. A whole pickled model needs `trust_pickle`
-    and the code it was made with.
+    which is `config` or the file of the same name that ends in ``.json``. A ``.nqx`` file of Nequix has its own. A
+    whole pickled model needs `trust_pickle` and the code it was made with.
 
     Args:
         path: The file of the weights.
@@ -70,6 +71,8 @@ def read_source(
     if path.suffix == ".equipot":
         raise EquipotError(f"{path} is an equipot model already: use it as it is.")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.suffix == ".nqx":
+        return Source("nequix", "", *_nequix(path, config), path.name, sha256)
     tensors = _plain_tensors(path)
     if tensors is not None:
         options = _hyper_parameters(path, config)
@@ -83,6 +86,12 @@ def read_source(
             f"{', '.join(CODES)}; it is {code!r}."
         )
     return Source(str(code), str(options.pop("version", "")), options, tensors, path.name, sha256)
+
+
+def _nequix(path: Path, config: str | os.PathLike[str] | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if config is not None:
+        raise EquipotError(f"{path.name} carries its hyper-parameters in its first line: leave out {config}.")
+    return read_nqx(path)
 
 
 def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
