@@ -40,7 +40,7 @@ def start_options(raw: Any) -> Any:
 
 def is_resolved(start: StartOptions, design: Any) -> bool:
     """Whether a configuration already holds what is to be known of the model, so that its file need not be there."""
-    return start.sha256 is not None and isinstance(design, Mapping) and set(Design.model_fields) <= set(design)
+    return start.sha256 is not None and isinstance(design, Mapping) and "name" in design
 
 
 def opened(start: StartOptions, design: Any, source: str) -> tuple[StartOptions, str, Design]:

@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 
 from equipot.config import Config
 from equipot.data.atomic_energies import AtomicEnergies
+from equipot.data.check import symbols_of
 from equipot.data.load import LoadedData, given_energies, load
 from equipot.data.measure import measure
 from equipot.data.plausible import check_energies
@@ -63,6 +64,7 @@ def started(config: Config, start: StartOptions, place: torch.device | str) -> P
     data = _remeasured(data, potential)
     announce(data)
     _announce_reference(reference, start, own)
+    _announce_others(reference, data)
     facts = {**_facts(start, reference, own), **_errors(config, potential, data)}
     return Prepared(data, potential, json.loads(as_json(facts)))
 
@@ -156,6 +158,17 @@ def _announce_reference(reference: Reference, start: StartOptions, own: Mapping[
             "the model leaves %s eV/atom of the training energies, which no E0s mend: are they in eV, and the "
             "structures like those that the model was made for?", significant(chosen),
         )  # fmt: skip
+
+
+def _announce_others(reference: Reference, data: LoadedData) -> None:
+    """Warns of elements that only validation or tests have: their E0s stay those of the model while others change."""
+    for name, dataset in {"valid": data.valid, **data.tests}.items():
+        others = set(dataset.species) - set(reference.energies)
+        if others and reference.source is not None:
+            logger.warning(
+                "the %s set has %s, which no training structure has: their E0s stay the model's, others change.",
+                name, symbols_of(others),
+            )  # fmt: skip
 
 
 def _facts(start: StartOptions, reference: Reference, own: Mapping[int, float]) -> dict[str, Any]:

@@ -171,6 +171,11 @@ def test_energies_of_isolated_atoms_in_the_data(run, water, tmp_path):
     assert table.potential.E0[[0, 2]].tolist() == [0.25, 0.5]
 
 
+def test_elements_of_other_sets_alone_are_named_where_energies_change(run, water, files, caplog):
+    prepare(config(run, water, f"data.tests={{hot: {files / 'hot.extxyz'}}}", file="other.extxyz"))
+    assert "the hot set has C, which no training structure has: their E0s stay the model's" in caplog.text
+
+
 class Stop(NullReporter):
     """Ends the run in the first step of the second epoch."""
 
