@@ -3,7 +3,8 @@
 The hyper-parameters have the names of mace-torch's constructor; `equipot/convert/export/mace.py` writes them. Each
 layer's state is
 
-    interactions.t   linear_up (U) · conv_tp_weights (R) · linear (W) · skip_tp (P or S) · density_fn (N)
+    interactions.t   linear_up (U) · conv_tp_weights (R) · linear (W) · skip_tp (P or S) · density_fn (N);
+                     the nonlinear block has more, see `equipot.convert.mace_nonlinear`
     products.t       symmetric_contractions (w) · linear (D)
     readouts.t       linear, or linear_1 and linear_2
 
@@ -21,6 +22,15 @@ from equipot.convert.couplings import product_weights
 from equipot.convert.features import widths_of
 from equipot.convert.layout import by_output as sorted_paths
 from equipot.convert.layout import linear, pooled_irreps, species_linear, uvu_paths
+from equipot.convert.mace_nonlinear import (
+    BLOCKS,
+    Block,
+    Shapes,
+    block_axes,
+    edge_axes,
+    fill_biased_readout,
+    fill_nonlinear_block,
+)
 from equipot.convert.phases import convention_of
 from equipot.convert.source import Source
 from equipot.convert.taken import Options, Tensors
@@ -32,13 +42,6 @@ from equipot.o3 import Irrep, Irreps
 from equipot.statistics import Statistics
 
 _SCALAR = Irrep(0, 1)
-_BLOCKS = {
-    "RealAgnosticInteractionBlock": (False, "mean"),
-    "RealAgnosticResidualInteractionBlock": (True, "mean"),
-    "RealAgnosticDensityInteractionBlock": (False, "density"),
-    "RealAgnosticDensityResidualInteractionBlock": (True, "density"),
-}
-"""Of each interaction block: whether it has a self-connection, and how it normalises."""
 _CONSTANTS = (
     "atomic_numbers", "r_max", "num_interactions", "radial_embedding.cutoff_fn", "radial_embedding.distance_transform",
     "radial_embedding.bessel_fn.r_max", "radial_embedding.bessel_fn.prefactor", "radial_embedding.bessel_fn.n",
@@ -53,7 +56,8 @@ class _Size(NamedTuple):
     num_species: int
     hidden: Irreps
     convention: str
-    residual: tuple[bool, ...]
+    blocks: tuple[Block, ...]
+    edge: tuple[Irreps | None, ...]
     heads: int
     head: int
 
@@ -113,30 +117,25 @@ def _scale_shift(tensors: Tensors, head: int) -> tuple[float, float]:
 
 def _size(options: Options, num_species: int, heads: tuple[int, int], scale_shift: bool) -> _Size:
     layers = options.whole("num_interactions")
-    later = options.choice("interaction_cls", _BLOCKS)
-    first = options.choice("interaction_cls_first", _BLOCKS)
-    if layers > 1 and first[1] != later[1]:
-        raise EquipotError(
-            "interaction_cls_first and interaction_cls normalise messages differently (by mean number and by density); "
-            "equipot has one normalisation for all layers."
-        )
+    later = options.choice("interaction_cls", BLOCKS)
+    first = options.choice("interaction_cls_first", BLOCKS)
     hidden = Irreps(options.get("hidden_irreps"))
     max_L, channels, parity = widths_of(hidden, "hidden_irreps", layers=layers)
+    given = options.get("edge_irreps", None)
+    edge = None if given is None else Irreps(given)
+    edge_first = options.choice("use_edge_irreps_first", {True: True, False: False, None: False}, False)
     axes: dict[str, Any] = {
         "layers": layers, "max_L": max_L, "channels": channels, "parity": parity,
-        "neighbour_normalisation": first[1],
-        "self_connection_first": first[0], "message_species": "none" if first[0] else "first",
+        **block_axes(first, later, layers), **edge_axes(edge, hidden if layers > 1 else hidden[:1], first=edge_first),
         **_radial_axes(options), **_product_axes(options), **_energy_axes(options, layers, scale_shift),
     }  # fmt: skip
-    _refuse(options, hidden)
-    if layers > 1 and not later[0]:
-        raise EquipotError(
-            "interaction_cls = a block without self-connection (only possible in the first layer of what equipot has)."
-        )
+    _refuse(options)
     convention = convention_of(str(options.get("e3nn", "0.4.4")))
-    residual = (first[0], *([later[0]] * (layers - 1)))
+    blocks = (first, *([later] * (layers - 1)))
+    scalars = Irreps([(edge.count(_SCALAR), _SCALAR)]) if edge is not None and edge_first else None
+    edges = (scalars, *([edge] * (layers - 1)))
     options.ignore("dtype")
-    return _Size(Design(**axes), num_species, hidden, convention, residual, *heads)
+    return _Size(Design(**axes), num_species, hidden, convention, blocks, edges, *heads)
 
 
 def _radial_axes(options: Options) -> dict[str, Any]:
@@ -177,28 +176,27 @@ def _energy_axes(options: Options, layers: int, scale_shift: bool) -> dict[str, 
     if hidden.unique != (_SCALAR,):
         raise EquipotError(f"MLP_irreps = {hidden}: equipot's readout has even scalars only, such as 16x0e.")
     repulsion = options.choice("pair_repulsion", {True: "zbl", False: "none", None: "none"}, False)
-    options.choice("readout_cls", ("NonLinearReadoutBlock", "LinearReadoutBlock", None), None)
+    readouts = {"NonLinearReadoutBlock": False, "LinearReadoutBlock": False, None: False}
+    biased = options.choice("readout_cls", {**readouts, "NonLinearBiasReadoutBlock": True}, None)
+    with_biases: dict[str, Any] = {
+        "readout": "mlp_bias", "readout_depth": 2, "readout_activation": "silu" if form == "mlp" else "none",
+    }  # fmt: skip
     return {
         "readout_layers": last_only, "readout": "linear" if layers == 1 else form, "readout_hidden": hidden.num_irreps,
+        **(with_biases if biased and layers > 1 else {}),
         "pair_repulsion": repulsion, "repulsion_scaled": scale_shift and repulsion == "zbl",
         "scale": "force_rms" if scale_shift else "none", "shift": "mean" if scale_shift else "none",
     }  # fmt: skip
 
 
-def _refuse(options: Options, hidden: Irreps) -> None:
+def _refuse(options: Options) -> None:
     no = (False, None)
     options.choice("use_so3", no, False, "equipot's features have the parity of O(3); train without use_so3.")
     options.choice("use_embedding_readout", no, False)
     options.choice("embedding_specs", (None,), None, "Embeddings of charge, spin and the like are not in equipot.")
     options.choice("lammps_mliap", no, False, "Convert the model that was not prepared for LAMMPS.")
-    options.choice("use_edge_irreps_first", no, False)
     options.choice("cueq_config", (None,), None, "Change the model back first: mace_cueq_to_e3nn MODEL OUT.")
     options.choice("oeq_config", (None,), None, "Change the model back first: mace_oeq_to_e3nn MODEL OUT.")
-    edge = options.get("edge_irreps", None)
-    if edge is not None and Irreps(edge) != hidden:
-        raise EquipotError(
-            f"edge_irreps = {edge} differ from hidden_irreps = {hidden}; equipot has one width for both."
-        )
 
 
 def _statistics(
@@ -230,20 +228,13 @@ def _fill_layer(
     A = _interaction_irreps(size, first=index == 0)
     last = index == design.layers - 1
     out = size.hidden[:1] if last and (design.last_layer == "scalars" or design.layers == 1) else size.hidden
-    paths = sorted_paths(uvu_paths(h, design.max_ell, A))
-    target.put_blocks(f"{at}.up.weights", linear(tensors.take(f"{block}.linear_up.weight"), h, h))
-    widths = [design.num_radial, *design.radial_mlp, sum(path.mul for path in paths)]
-    layers = [
-        tensors.take(f"{block}.conv_tp_weights.layer{n}.weight", (a, b)) for n, (a, b) in enumerate(pairwise(widths))
-    ]
-    target.put_radial(index, layers[:-1], layers[-1], *target.columns(index, paths, size.convention))
-    target.put_mix(index, paths, linear(tensors.take(f"{block}.linear.weight"), pooled_irreps(paths), A))
-    if design.neighbour_normalisation == "density":
-        target.put(f"{at}.normalise.weight", tensors.take(f"{block}.density_fn.layer0.weight", (design.num_radial,)))
-    skip = (h, out) if size.residual[index] else (A, A)
-    name = "self_connection" if size.residual[index] else "species_weights"
-    blocks = species_linear(tensors.take(f"{block}.skip_tp.weight"), skip[0], size.num_species, skip[1])
-    target.put_blocks(f"{at}.{name}.weights", {ir: W[order] for ir, W in blocks.items()})
+    up = size.edge[index] or h
+    shapes = Shapes(h, up, A, out, sorted_paths(uvu_paths(up, design.max_ell, A)))
+    target.put_blocks(f"{at}.up.weights", linear(tensors.take(f"{block}.linear_up.weight"), h, up))
+    if size.blocks[index].kind == "nonlinear":
+        fill_nonlinear_block(target, tensors, index, shapes, size.convention, order)
+    else:
+        _fill_block(target, tensors, size, index, shapes, order)
     shared = design.product_weights == "shared"
     prefix = f"products.{index}.symmetric_contractions.contractions"
     for n, (_, ir) in enumerate(out):
@@ -252,6 +243,26 @@ def _fill_layer(
             target.put(key, w[:, one])
     target.put_blocks(f"{at}.down.weights", linear(tensors.take(f"products.{index}.linear.weight"), out, out))
     return out
+
+
+def _fill_block(
+    target: Target, tensors: Tensors, size: _Size, index: int, shapes: Shapes, order: Tensor
+) -> None:  # fmt: skip
+    """Fills R, W, N, and P or S of an ordinary block."""
+    design, at, block, paths = size.design, f"layers.{index}", f"interactions.{index}", list(shapes.paths)
+    widths = [design.num_radial, *design.radial_mlp, sum(path.mul for path in paths)]
+    layers = [
+        tensors.take(f"{block}.conv_tp_weights.layer{n}.weight", (a, b)) for n, (a, b) in enumerate(pairwise(widths))
+    ]
+    target.put_radial(index, layers[:-1], layers[-1], *target.columns(index, paths, size.convention))
+    target.put_mix(index, paths, linear(tensors.take(f"{block}.linear.weight"), pooled_irreps(paths), shapes.A))
+    if size.blocks[index].kind == "density":
+        target.put(f"{at}.normalise.weight", tensors.take(f"{block}.density_fn.layer0.weight", (design.num_radial,)))
+    residual = size.blocks[index].residual
+    skip = (shapes.h, shapes.out) if residual else (shapes.A, shapes.A)
+    blocks = species_linear(tensors.take(f"{block}.skip_tp.weight"), skip[0], size.num_species, skip[1])
+    name = "self_connection" if residual else "species_weights"
+    target.put_blocks(f"{at}.{name}.weights", {ir: W[order] for ir, W in blocks.items()})
 
 
 def _interaction_irreps(size: _Size, *, first: bool) -> Irreps:
@@ -286,6 +297,9 @@ def _fill_last_readout(target: Target, tensors: Tensors, size: _Size, published:
     middle, energies = Irreps([(hidden * size.heads, _SCALAR)]), Irreps([(size.heads, _SCALAR)])
     rows = slice(size.head * hidden, (size.head + 1) * hidden)
     at, name = f"readouts.{design.layers - 1}", f"readouts.{published}"
+    if design.readout == "mlp_bias":
+        fill_biased_readout(target, tensors, (at, name), irreps, hidden, (size.heads, size.head))
+        return
     first = linear(tensors.take(f"{name}.linear_1.weight"), irreps, middle)[_SCALAR]
     second = linear(tensors.take(f"{name}.linear_2.weight"), middle, energies)[_SCALAR]
     target.put(f"{at}.first.weights.0e", first[:, rows])

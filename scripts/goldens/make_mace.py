@@ -29,6 +29,10 @@ from mace.tools import torch_geometric  # noqa: E402
 
 _RESIDUAL, _PLAIN = "RealAgnosticResidualInteractionBlock", "RealAgnosticInteractionBlock"
 _DENSITY, _DENSITY_FIRST = "RealAgnosticDensityResidualInteractionBlock", "RealAgnosticDensityInteractionBlock"
+_NONLINEAR, _BIAS = "RealAgnosticResidualNonLinearInteractionBlock", "NonLinearBiasReadoutBlock"
+_ALL_NONLINEAR = {"interaction_cls": _NONLINEAR, "interaction_cls_first": _NONLINEAR, "readout_cls": _BIAS}
+_SMALL_AT_FIRST = ("bias", "_embedding.weight", "conv_tp_weights.net", "density_fn.net", "alpha", "beta")
+"""Parameters of the nonlinear block and its readout that would be hidden: they start at a constant, or tiny."""
 BASE: dict[str, Any] = {
     "model": "ScaleShiftMACE", "num_bessel": 5, "num_polynomial_cutoff": 5, "max_ell": 2, "interaction_cls": _RESIDUAL,
     "interaction_cls_first": _RESIDUAL, "num_interactions": 2, "hidden_irreps": "2x0e + 2x1o", "MLP_irreps": "4x0e",
@@ -64,6 +68,23 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "mace_keeps_last_irreps": {"keep_last_layer_irreps": True},
     "mace_last_readout_only": {"use_last_readout_only": True},
     "mace_linear_gate": {"gate": None},
+    "mace_nonlinear": {**_ALL_NONLINEAR, "apply_cutoff": False, "features": True},
+    "mace_nonlinear_L0": {**_ALL_NONLINEAR, "hidden_irreps": "3x0e", "radial_MLP": [7], "seed": 1},
+    "mace_nonlinear_later": {
+        "interaction_cls": _NONLINEAR, "interaction_cls_first": _PLAIN, "num_interactions": 3, "correlation": 2,
+        "apply_cutoff": False,
+    },
+    "mace_nonlinear_after_residual": {"interaction_cls": _NONLINEAR, "readout_cls": _BIAS, "seed": 2},
+    "mace_nonlinear_edge_irreps": {
+        **_ALL_NONLINEAR, "edge_irreps": "3x0e + 1x1o + 4x2e", "use_edge_irreps_first": True, "max_ell": 3,
+        "hidden_irreps": "2x0e + 2x1o + 2x2e", "correlation": 2, "apply_cutoff": False, "features": True,
+    },
+    "mace_nonlinear_heads": {**_ALL_NONLINEAR, "heads": ["a", "b", "c"], "head": "c", "correlation": 2},
+    "mace_nonlinear_float32": {**_ALL_NONLINEAR, "dtype": "float32", "apply_cutoff": False, "correlation": 2},
+    "mace_nonlinear_elements_unordered": {**_ALL_NONLINEAR, "atomic_numbers": [8, 1, 6], "correlation": 2},
+    "mace_edge_irreps": {"edge_irreps": "4x1o + 3x0e + 2x2e", "interaction_cls_first": _PLAIN},
+    "mace_density_first": {"interaction_cls_first": _DENSITY_FIRST},
+    "mace_density_later": {"interaction_cls": _DENSITY},
     "mace_elements_unordered": {"atomic_numbers": [8, 1, 6]},
     "mace_reduced_couplings": {"use_reduced_cg": True, "max_ell": 2, "keep_U": True},
 }  # fmt: skip
@@ -86,7 +107,15 @@ def build(values: dict[str, Any], seed: int) -> Any:
     for key in ("hidden_irreps", "MLP_irreps"):
         values[key] = o3.Irreps(values[key])
     values.update(r_max=R_MAX, num_elements=len(species), atomic_numbers=species)
-    return getattr(modules, kind)(**values)
+    if "edge_irreps" in values:
+        values["edge_irreps"] = o3.Irreps(values["edge_irreps"])
+    if "readout_cls" in values:
+        values["readout_cls"] = getattr(modules, values["readout_cls"])
+    model = getattr(modules, kind)(**values)
+    for name, parameter in (*model.interactions.named_parameters(), *model.readouts.named_parameters()):
+        if any(part in name for part in _SMALL_AT_FIRST):
+            parameter.data += 0.5 * torch.randn_like(parameter)
+    return model
 
 
 def evaluate(model: Any, structures: list[dict[str, Any]], head: int) -> dict[str, np.ndarray]:
