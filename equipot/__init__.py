@@ -27,6 +27,7 @@ _HOMES = {
     "describe": "equipot.models",
     "load_potential": "equipot.models.model_file",
     "save_potential": "equipot.models.model_file",
+    "convert_model": "equipot.convert",
     "DataOptions": "equipot.data",
     "read_frames": "equipot.data",
     "FitOptions": "equipot.fit",

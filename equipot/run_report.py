@@ -270,6 +270,7 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
         if run
         else None,
         "fine-tuned from": fine_tuned_from(header),
+        "converted from": converted_from(header.provenance),
         "training data (SHA-256)": header.provenance.get("train_data"),
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
         "model format": str(header.format_version),
@@ -277,12 +278,25 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
     return {label: str(text) for label, text in facts.items() if text}
 
 
+def converted_from(facts: Mapping[str, Any]) -> str | None:
+    """Returns the published model that a provenance says a model was converted from, in words; None without."""
+    origin = facts.get("converted_from")
+    if not isinstance(origin, Mapping):
+        return None
+    head = f", head {origin['head']}" if origin.get("head") else ""
+    code = f"{origin['code']} {origin['version']}".rstrip()
+    return f"{origin['file']} of {code}{head} (SHA-256 {origin['sha256']})"
+
+
 def fine_tuned_from(header: ModelHeader) -> str | None:
     """Returns the model that a training started from, and those before it, in words; None where there was none."""
     start = header.provenance.get("start")
     files = []
     while isinstance(start, Mapping):
-        files.append(f"{start['model']} (SHA-256 {start['sha256']})")
+        published = converted_from(start["provenance"])
+        files.append(
+            f"{start['model']} (SHA-256 {start['sha256']})" + (f", converted from {published}" if published else "")
+        )
         start = start["provenance"].get("start")
     return ", which was fine-tuned from ".join(files) or None
 

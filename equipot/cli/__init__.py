@@ -1,4 +1,4 @@
-"""The command line: `equipot train`, `evaluate`, `md`, `relax`, `info`, `data`, `design`, `options`, `report`.
+"""The command line: `equipot train`, `convert`, `evaluate`, `md`, `relax`, `info`, `data`, `design`, `options`.
 
 Tables and JSON go to standard output, messages and progress to standard error. A mistake of the user ends with
 its message and status 1, never with a traceback; torch is imported by the commands that need it.
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import equipot
+from equipot.cli.bring import convert
 from equipot.cli.look import data, design, info, options, report
 from equipot.cli.train import train
 from equipot.cli.use import evaluate, md, relax
@@ -28,6 +29,7 @@ app = typer.Typer(
 _TRAIN, _USE, _LOOK = "Make a model", "Use a model", "Look"
 
 app.command(rich_help_panel=_TRAIN)(train)
+app.command(rich_help_panel=_TRAIN)(convert)
 app.command(rich_help_panel=_USE)(evaluate)
 app.command(rich_help_panel=_USE)(md)
 app.command(rich_help_panel=_USE)(relax)

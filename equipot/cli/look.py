@@ -87,7 +87,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
 
     from equipot.points import named_point
     from equipot.run_record import in_words
-    from equipot.run_report import fine_tuned_from
+    from equipot.run_report import converted_from, fine_tuned_from
 
     statistics, trained = header.statistics, header.provenance
     changed = header.design.differences(named_point(point))
@@ -101,6 +101,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
         ["units", ", ".join(f"{name} {unit}" for name, unit in header.units.items())],
         ["versions", ", ".join(f"{name} {version}" for name, version in header.versions.items())],
         ["format", str(header.format_version)],
+        *([["converted from", origin]] if (origin := converted_from(trained)) else []),
         *([["fine-tuned from", start]] if (start := fine_tuned_from(header)) else []),
         *([["training data (SHA-256)", str(trained["train_data"])]] if "train_data" in trained else []),
         *[[f"errors of {name}", in_words(errors)] for name, errors in _in_order(trained.get("errors", {}))],

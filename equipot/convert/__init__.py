@@ -15,7 +15,7 @@ from equipot.convert.source import Source, read_source
 from equipot.models import Potential
 from equipot.models.model_file import converted
 
-__all__ = ["Converted", "Source", "convert", "read_source"]
+__all__ = ["CONVERTERS", "Converted", "Source", "convert_model", "read_source"]
 
 CONVERTERS: dict[str, Callable[[Source, str | None], Potential]] = {
     "mace-torch": mace.potential_of,
@@ -37,7 +37,7 @@ class Converted(NamedTuple):
     provenance: dict[str, Any]
 
 
-def convert(
+def convert_model(
     path: str | os.PathLike[str],
     *,
     config: str | os.PathLike[str] | None = None,

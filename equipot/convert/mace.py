@@ -80,7 +80,7 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     E0 = energies[chosen if len(energies) > 1 else 0][order]
     scale_shift = options.choice("model", {"MACE": False, "ScaleShiftMACE": True}, "ScaleShiftMACE")
     scale, shift = _scale_shift(tensors, chosen) if scale_shift else (1.0, 0.0)
-    size = _size(options, len(species), (len(heads), chosen), scale_shift)
+    size = _size(options, tensors, len(species), (len(heads), chosen), scale_shift)
     statistics = _statistics(options, species, E0, scale, shift)
     options.finish()
     dtype = tensors.take("node_embedding.linear.weight").dtype
@@ -115,7 +115,7 @@ def _scale_shift(tensors: Tensors, head: int) -> tuple[float, float]:
     return scale, shift
 
 
-def _size(options: Options, num_species: int, heads: tuple[int, int], scale_shift: bool) -> _Size:
+def _size(options: Options, tensors: Tensors, num_species: int, heads: tuple[int, int], scale_shift: bool) -> _Size:
     layers = options.whole("num_interactions")
     later = options.choice("interaction_cls", BLOCKS)
     first = options.choice("interaction_cls_first", BLOCKS)
@@ -127,7 +127,7 @@ def _size(options: Options, num_species: int, heads: tuple[int, int], scale_shif
     axes: dict[str, Any] = {
         "layers": layers, "max_L": max_L, "channels": channels, "parity": parity,
         **block_axes(first, later, layers), **edge_axes(edge, hidden if layers > 1 else hidden[:1], first=edge_first),
-        **_radial_axes(options), **_product_axes(options), **_energy_axes(options, layers, scale_shift),
+        **_radial_axes(options), **_product_axes(options, tensors), **_energy_axes(options, layers, scale_shift),
     }  # fmt: skip
     _refuse(options)
     convention = convention_of(str(options.get("e3nn", "0.4.4")))
@@ -152,12 +152,16 @@ def _radial_axes(options: Options) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _product_axes(options: Options) -> dict[str, Any]:
+def _product_axes(options: Options, tensors: Tensors) -> dict[str, Any]:
     correlation = options.get("correlation")
     orders = set(correlation if isinstance(correlation, list) else [correlation])
     if len(orders) != 1:
         raise EquipotError(f"correlation = {correlation!r}: equipot has one correlation order for all layers.")
-    options.ignore("use_reduced_cg")  # told from the coupling matrices, or from the number of weights
+    if options.get("use_reduced_cg", False) and not tensors.names_with("U_matrix"):
+        raise EquipotError(
+            "use_reduced_cg = True: the weights refer to another basis (of cuequivariance); give the state dict with "
+            "its matrices U_matrix_…, and they are changed to ours exactly."
+        )
     return {
         "correlation": int(orders.pop()),
         "product_weights": options.choice("use_agnostic_product", {True: "shared", False: "species", None: "species"},

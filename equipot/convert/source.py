@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,12 @@ def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
         except (safetensors.SafetensorError, ValueError) as error:
             raise EquipotError(f"{path} is no readable safetensors file ({error}): copy it again.") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        return None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():  # of the pickle's protocol; what is no state dict is told below
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, pickle.UnpicklingError) and path.read_bytes()[:1] in (b"P", b"\x80"):
+            return None
         raise EquipotError(
             f"{path} is not a file that torch can read ({str(error).splitlines()[0]}). Give a .model, .pt, .pth or "
             ".safetensors file as the other code wrote it; a copy may be incomplete."

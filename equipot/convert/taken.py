@@ -125,6 +125,10 @@ class Tensors:
         """Returns the names that begin with a prefix, in the order of the file."""
         return [name for name in self._values if name.startswith(prefix)]
 
+    def names_with(self, part: str) -> list[str]:
+        """Returns the names that contain a text."""
+        return [name for name in self._values if part in name]
+
     def take(self, key: str, shape: Sequence[int] | None = None) -> Tensor:
         """Returns a tensor, on the CPU and detached; with a shape it must have that many numbers.
 

@@ -56,6 +56,7 @@ def export(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         "apply_cutoff": bool(getattr(radial, "apply_cutoff", True)),
         "pair_repulsion": getattr(model, "pair_repulsion_fn", None) is not None,
         "use_agnostic_product": bool(getattr(model.products[0], "use_agnostic_product", False)),
+        "use_reduced_cg": bool(getattr(model, "use_reduced_cg", False)),
         "use_last_readout_only": len(model.readouts) < len(model.interactions),
         "keep_last_layer_irreps": _keeps_irreps(model),
         "use_so3": bool(getattr(model, "use_so3", False)),

@@ -1,0 +1,219 @@
+"""How published models are read from disk: plain weights, pickles with consent only, and what is refused by name."""
+
+import dataclasses
+import json
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from equipot.convert import CONVERTERS, convert_model
+from equipot.convert.unpickle import packages_of
+from equipot.errors import EquipotError
+
+from .golden import FOLDER, Golden, errors, predict, read_golden
+
+MACE = read_golden(FOLDER / "mace_L1.npz")
+BOTNET = read_golden(FOLDER / "botnet.npz")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A state dict and the JSON of its hyper-parameters, as a user has them."""
+    torch.save(MACE.source.tensors, tmp_path / "weights.pt")
+    (tmp_path / "weights.json").write_text(json.dumps(MACE.meta["options"]))
+    return tmp_path
+
+
+def changed(golden: Golden, **options) -> Golden:
+    return dataclasses.replace(golden, meta=golden.meta | {"options": golden.meta["options"] | options})
+
+
+def convert(golden: Golden, tensors: dict | None = None, head: str | None = None):
+    source = dataclasses.replace(golden.source, tensors=golden.source.tensors if tensors is None else tensors)
+    return CONVERTERS[source.code](source, head)
+
+
+def test_a_state_dict_with_its_json_is_converted(files):
+    converted = convert_model(files / "weights.pt")
+    assert errors(predict(converted.potential), MACE)["forces"] < 1e-13
+    origin = converted.provenance["converted_from"]
+    assert (origin["code"], origin["version"], origin["file"]) == ("mace-torch", "0.3.16", "weights.pt")
+    assert len(origin["sha256"]) == 64
+    json.dumps(converted.provenance)
+
+
+def test_safetensors_and_a_json_elsewhere(files, tmp_path):
+    safetensors.torch.save_file(MACE.source.tensors, tmp_path / "w.safetensors")
+    converted = convert_model(tmp_path / "w.safetensors", config=files / "weights.json", dtype="float32")
+    assert converted.potential.dtype == torch.float32
+
+
+def test_what_is_missing_or_wrong_with_files_is_said(files, tmp_path):
+    with pytest.raises(EquipotError, match=r"there is no file .*nothing\.pt"):
+        convert_model(tmp_path / "nothing.pt")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    with pytest.raises(EquipotError, match="is empty"):
+        convert_model(tmp_path / "empty.pt")
+    (tmp_path / "text.pt").write_text("not a model")
+    with pytest.raises(EquipotError, match=r"text\.pt is not a file that torch can read"):
+        convert_model(tmp_path / "text.pt")
+    (tmp_path / "cut.pt").write_bytes((files / "weights.pt").read_bytes()[:5000])
+    with pytest.raises(EquipotError, match="not a file that torch can read"):
+        convert_model(tmp_path / "cut.pt")
+    with pytest.raises(EquipotError, match="is a folder"):
+        convert_model(tmp_path)
+    (files / "weights.json").write_text("{")
+    with pytest.raises(EquipotError, match="cannot be read as JSON"):
+        convert_model(files / "weights.pt")
+    (files / "weights.json").write_text(json.dumps({"r_max": 5.0}))
+    with pytest.raises(EquipotError, match='must name the code of the model in the entry "code"'):
+        convert_model(files / "weights.pt")
+    (files / "weights.json").unlink()
+    with pytest.raises(EquipotError, match=r"weights only; their meaning is missing.*--config"):
+        convert_model(files / "weights.pt")
+    torch.save({"model": MACE.source.tensors, "epoch": 3}, tmp_path / "checkpoint.pt")
+    with pytest.raises(EquipotError, match=r"more than weights \(entries model, epoch\)"):
+        convert_model(tmp_path / "checkpoint.pt")
+
+
+class Bomb:
+    """A pickle that runs code when it is opened."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('the pickle ran')",))
+
+
+class Exotic(torch.nn.Module):
+    pass
+
+
+def test_a_pickle_is_not_opened_without_consent(tmp_path):
+    torch.save({"weights": Bomb()}, tmp_path / "bomb.model")
+    with pytest.raises(EquipotError, match=r"can run any code .*--trust-pickle"):
+        convert_model(tmp_path / "bomb.model")
+    (tmp_path / "old.model").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(EquipotError, match=r"can run any code .*--trust-pickle"):
+        convert_model(tmp_path / "old.model")
+
+
+def test_consent_opens_it_and_says_what_it_found(tmp_path):
+    torch.save(Exotic(), tmp_path / "exotic.model")
+    with pytest.raises(EquipotError, match=r"holds a .*Exotic, which is no model of mace-torch"):
+        convert_model(tmp_path / "exotic.model", trust_pickle=True)
+
+
+def test_a_pickle_whose_code_is_missing_names_it(tmp_path):
+    """A pickle that refers to mace.modules.models, as mace-torch's own files do."""
+    torch.save(Exotic(), tmp_path / "m.model")
+    foreign = (tmp_path / "m.model").read_bytes().replace(b"tests.peers.test_sources", b"mace.modules.models.xyzz")
+    (tmp_path / "mace.model").write_bytes(pickled_as("mace.modules.models", "ScaleShiftMACE"))
+    assert foreign
+    assert "mace" in packages_of(tmp_path / "mace.model")
+    with pytest.raises(EquipotError, match=r"a whole pickled model of mace-torch, and .*export_mace\.py"):
+        convert_model(tmp_path / "mace.model")
+    with pytest.raises(EquipotError, match=r"needs mace-torch in this environment.*export_mace\.py"):
+        convert_model(tmp_path / "mace.model", trust_pickle=True)
+
+
+def pickled_as(module: str, name: str) -> bytes:
+    """The bytes of a pickle of an object of a class that is not installed."""
+    return b"\x80\x02c" + module.encode() + b"\n" + name.encode() + b"\n)\x81."
+
+
+def test_weights_that_nobody_used_are_an_error():
+    tensors = MACE.source.tensors | {"joint_embedding.weight": torch.zeros(3)}
+    with pytest.raises(EquipotError, match=r"would leave out joint_embedding\.weight \(3,\)"):
+        convert(MACE, tensors)
+    with pytest.raises(EquipotError, match=r"would leave out extra"):
+        convert(BOTNET, BOTNET.source.tensors | {"extra": torch.zeros(1)})
+
+
+def test_weights_that_are_missing_or_of_another_size_are_an_error():
+    tensors = dict(MACE.source.tensors)
+    del tensors["interactions.1.linear_up.weight"]
+    with pytest.raises(EquipotError, match=r"no 'interactions\.1\.linear_up\.weight'"):
+        convert(MACE, tensors)
+    with pytest.raises(EquipotError, match=r"a linear map .* weights instead of"):
+        convert(changed(MACE, hidden_irreps="4x0e + 4x1o"), MACE.source.tensors | embedding(4))
+    tensors = MACE.source.tensors | {"interactions.0.linear_up.weight": torch.full((9,), torch.nan)}
+    with pytest.raises(EquipotError, match="non-finite"):
+        convert(MACE, tensors)
+
+
+def embedding(channels: int) -> dict[str, torch.Tensor]:
+    return {"node_embedding.linear.weight": torch.zeros(3 * channels, dtype=torch.float64)}
+
+
+def test_an_option_that_nobody_knows_is_an_error():
+    with pytest.raises(EquipotError, match=r"does not know the hyper-parameter magic = 3"):
+        convert(changed(MACE, magic=3))
+
+
+MACE_REFUSED = [
+    ({"interaction_cls": "RealAgnosticAttResidualInteractionBlock"}, r"interaction_cls = 'RealAgnosticAtt"),
+    ({"model": "AtomicDipolesMACE"}, r"model = 'AtomicDipolesMACE' is not"),
+    ({"use_so3": True}, r"use_so3 = True"),
+    ({"embedding_specs": ["total_charge"]}, r"embedding_specs = .*charge"),
+    ({"use_embedding_readout": True}, r"use_embedding_readout = True"),
+    ({"gate": "tanh"}, r"gate = 'tanh'"),
+    ({"distance_transform": "Cosine"}, r"distance_transform = 'Cosine'"),
+    ({"radial_type": "laguerre"}, r"radial_type = 'laguerre'"),
+    ({"correlation": [2, 3]}, r"correlation = \[2, 3\]"),
+    ({"hidden_irreps": "3x0e + 3x2e"}, r"every degree up to the highest"),
+    ({"hidden_irreps": "3x1o + 3x0e"}, r"begin with 1o"),
+    ({"MLP_irreps": "4x0e + 4x1o"}, r"MLP_irreps"),
+    ({"cueq_config": {"enabled": True}}, r"cueq_config .*mace_cueq_to_e3nn"),
+    ({"r_max": "5"}, r"r_max = '5' must be a number"),
+    ({"e3nn": "new"}, r"e3nn = 'new' is not a version"),
+]
+BOTNET_REFUSED = [
+    ({"interaction_cls": "NonlinearInteractionBlock"}, r"interaction_cls = 'NonlinearInteractionBlock'"),
+    ({"model": "Other"}, r"model = 'Other'"),
+    ({"interaction_cls": "NequIPInteractionBlock"}, r"differ in radial functions or gate"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MACE_REFUSED, ids=lambda x: str(x)[:40])
+def test_what_mace_has_and_equipot_lacks_is_refused_by_name(options, message):
+    with pytest.raises(EquipotError, match=message):
+        convert(changed(MACE, **options))
+
+
+@pytest.mark.parametrize(("options", "message"), BOTNET_REFUSED, ids=lambda x: str(x)[:40])
+def test_what_botnet_has_and_equipot_lacks_is_refused_by_name(options, message):
+    with pytest.raises(EquipotError, match=message):
+        convert(changed(BOTNET, **options))
+
+
+def test_trained_constants_are_refused():
+    roots = MACE.source.tensors["radial_embedding.bessel_fn.bessel_weights"] * 1.01
+    with pytest.raises(EquipotError, match=r"Bessel roots .* are not the published constants"):
+        convert(MACE, MACE.source.tensors | {"radial_embedding.bessel_fn.bessel_weights": roots})
+
+
+def test_reduced_couplings_without_their_matrices_are_refused():
+    golden = read_golden(FOLDER / "mace_reduced_couplings.npz")
+    tensors = {name: value for name, value in golden.source.tensors.items() if "U_matrix" not in name}
+    for said in (True, False):
+        with pytest.raises(EquipotError, match=r"another basis .*U_matrix_…"):
+            convert(changed(golden, use_reduced_cg=said), tensors)
+
+
+def test_couplings_that_our_products_do_not_span_are_refused():
+    golden = read_golden(FOLDER / "mace_reduced_couplings.npz")
+    name = next(name for name in golden.source.tensors if name.endswith("U_matrix_3"))
+    wrong = golden.source.tensors[name] + 0.1 * torch.rand(golden.source.tensors[name].shape, dtype=torch.float64)
+    with pytest.raises(EquipotError, match="does not span"):
+        convert(golden, golden.source.tensors | {name: wrong})
+
+
+def test_a_head_is_chosen_by_name():
+    golden = read_golden(FOLDER / "mace_heads.npz")
+    with pytest.raises(EquipotError, match=r"several heads \(a, b, c\): choose one with --head"):
+        convert(golden)
+    with pytest.raises(EquipotError, match=r"no head 'd'; it has a, b, c"):
+        convert(golden, head="d")
+    with pytest.raises(EquipotError, match="one energy"):
+        convert(BOTNET, head="a")
