@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from equipot.basis import RadialFeatures
-from equipot.convert import convert
+from equipot.convert import convert_model
 from equipot.convert.nequix import potential_of
 from equipot.convert.nqx import read_nqx
 from equipot.convert.source import Source
@@ -57,19 +57,19 @@ def test_a_file_is_read_as_nequix_reads_it():
 
 def test_a_file_gives_the_energies_of_nequix():
     golden = read_golden(GOLDEN)
-    potential, provenance = convert(FILE, dtype="float64")
+    potential, provenance = convert_model(FILE, dtype="float64")
     found = errors(predict(potential), golden)
     assert max(found.values()) < 1e-9, found
     facts = provenance["converted_from"]
     assert (facts["code"], facts["file"]) == ("nequix", FILE.name)
     assert facts["hyper_parameters"]["optimizer"] == "muon", "how it was trained stays known"
-    single = convert(FILE).potential
+    single = convert_model(FILE).potential
     assert single.dtype == torch.float32
     assert (predict(single).forces - golden.result("forces")).abs().max() < 1e-4 * golden.result("forces").abs().max()
 
 
 def test_every_weight_of_a_converted_model_is_trained():
-    potential = convert(FILE, dtype="float64").potential
+    potential = convert_model(FILE, dtype="float64").potential
     counts = potential.parameter_counts()
     assert counts.parameters == sum(a.size for a in arrays()) - len(header()["atomic_numbers"])
     assert counts.active_parameters == counts.parameters
@@ -85,7 +85,7 @@ def test_what_released_files_have_at_their_end_is_understood(tmp_path, end):
     if end != b"\n":
         end = b"".join(saved(np.asarray(number)) for number in numbers(values))
     path = written(tmp_path / "m.nqx", values, arrays(), end)
-    assert torch.equal(predict(convert(path).potential).energy, predict(convert(FILE).potential).energy)
+    assert torch.equal(predict(convert_model(path).potential).energy, predict(convert_model(FILE).potential).energy)
 
 
 def numbers(value: Any) -> list:
@@ -101,7 +101,7 @@ def test_an_incomplete_file_is_an_error(tmp_path, kept):
     path = tmp_path / "m.nqx"
     path.write_bytes(BYTES[:kept])
     with pytest.raises(EquipotError, match=r"m\.nqx.*(is no \.nqx file|cannot be read|ends after \d+ of \d+ bytes)"):
-        convert(path)
+        convert_model(path)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_incomplete_file_is_an_error(tmp_path, kept):
 )
 def test_what_follows_the_arrays_is_an_error(tmp_path, end, message):
     with pytest.raises(EquipotError, match=message):
-        convert(written(tmp_path / "m.nqx", header(), arrays(), end))
+        convert_model(written(tmp_path / "m.nqx", header(), arrays(), end))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_follows_the_arrays_is_an_error(tmp_path, end, message):
 )
 def test_what_equipot_lacks_is_refused_by_name(tmp_path, changes, message):
     with pytest.raises(EquipotError, match=message):
-        convert(written(tmp_path / "m.nqx", {**header(), **changes}, arrays()))
+        convert_model(written(tmp_path / "m.nqx", {**header(), **changes}, arrays()))
 
 
 @pytest.mark.parametrize("key", ["avg_n_neighbors", "hidden_irreps", "shift", "layer_norm", "cutoff"])
@@ -150,7 +150,7 @@ def test_a_hyper_parameter_that_is_missing_is_named(tmp_path, key):
     values = header()
     del values[key]
     with pytest.raises(EquipotError, match=f"hyper-parameter '{key}' is missing"):
-        convert(written(tmp_path / "m.nqx", values, arrays()))
+        convert_model(written(tmp_path / "m.nqx", values, arrays()))
 
 
 @pytest.mark.parametrize("content", [b"", b"not JSON\n", b"[1, 2]\n", b"\x93NUMPY", b"PK\x03\x04\n"])
@@ -158,7 +158,7 @@ def test_other_files_are_told_apart(tmp_path, content):
     path = tmp_path / "m.nqx"
     path.write_bytes(content)
     with pytest.raises(EquipotError, match=r"is no \.nqx file|is empty"):
-        convert(path)
+        convert_model(path)
 
 
 class Harm:
@@ -174,7 +174,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
         first, *_ = arrays()
         path = written(tmp_path / "m.nqx", header(), [first], bad)
         with pytest.raises(EquipotError, match="array 2 of"):
-            convert(path)
+            convert_model(path)
     assert not (tmp_path / "harm").exists()
 
 
@@ -183,13 +183,13 @@ def test_arrays_of_other_types_are_refused(tmp_path, position, dtype):
     parts = arrays()
     parts[position] = parts[position].astype(dtype)
     with pytest.raises(EquipotError, match=f"array {position + 1} of .* is {np.dtype(dtype).name} .*must be float32"):
-        convert(written(tmp_path / "m.nqx", header(), parts))
+        convert_model(written(tmp_path / "m.nqx", header(), parts))
 
 
 def test_arrays_may_be_stored_by_columns_and_in_double_precision(tmp_path):
     parts = [np.asfortranarray(part.astype(np.float64)) for part in arrays()]
     path = written(tmp_path / "m.nqx", header(), parts)
-    potential = convert(path).potential
+    potential = convert_model(path).potential
     assert potential.dtype == torch.float64
     assert max(errors(predict(potential), read_golden(GOLDEN)).values()) < 1e-9
 
@@ -198,7 +198,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     parts = arrays()
     parts[5][0] = np.nan
     with pytest.raises(EquipotError, match="has non-finite numbers"):
-        convert(written(tmp_path / "m.nqx", header(), parts))
+        convert_model(written(tmp_path / "m.nqx", header(), parts))
 
 
 def test_tensors_that_nobody_uses_and_heads_are_refused():
@@ -212,7 +212,7 @@ def test_tensors_that_nobody_uses_and_heads_are_refused():
 def test_a_header_of_its_own_needs_no_config(tmp_path):
     (tmp_path / "c.json").write_text("{}")
     with pytest.raises(EquipotError, match=r"carries its hyper-parameters"):
-        convert(FILE, config=tmp_path / "c.json")
+        convert_model(FILE, config=tmp_path / "c.json")
 
 
 def test_a_radial_network_without_hidden_layers_is_a_linear_map(tmp_path):
@@ -227,7 +227,7 @@ def test_a_radial_network_without_hidden_layers_is_a_linear_map(tmp_path):
         elif name.endswith("layers.2.weights"):
             networks[name] = generator.normal(size=(5, tensor.shape[1])).astype(np.float32)
             parts.append(networks[name])
-    potential = convert(written(tmp_path / "m.nqx", values, parts), dtype="float64").potential
+    potential = convert_model(written(tmp_path / "m.nqx", values, parts), dtype="float64").potential
     assert potential.design.radial_map == "linear"
     e = torch.randn(4, 5, dtype=torch.float64)
     for layer, W in zip(potential.layers, networks.values(), strict=True):
