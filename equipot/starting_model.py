@@ -140,10 +140,13 @@ def _announce_reference(reference: Reference, start: StartOptions, own: Mapping[
     changes = ", ".join(
         f"{chemical_symbols[z]} {own[z]:.4f} → {e:.4f}" for z, e in reference.energies.items() if e != own[z]
     )
+    few = reference.determined < len(reference.energies)
+    count = f"{reference.determined} of {len(reference.energies)}"
+    shared = f" (compositions determine {count}, the rest is shared evenly)" if few else ""
     what = {
         "keep": "the model keeps its E0s",
         "data": f"the E0s are those of the data ({reference.source}): {changes or 'the same'}",
-        "refit": f"the E0s are fitted to what the model leaves, forces stay as they are: {changes}",
+        "refit": f"the E0s are fitted to what the model leaves{shared}, forces stay as they are: {changes}",
     }[reference.choice]
     logger.info("%s (eV; start.reference = %s)", what, start.reference)
     chosen, fitted = rms[reference.choice], rms.get("refit", float("nan"))

@@ -22,6 +22,11 @@ MUCH_BETTER = 2.0
 """A fit changes E0s only where it leaves an rms that is smaller by this factor."""
 
 
+METHODS_DIFFER = 0.5
+"""eV/atom; energies of binding by two methods of electronic structure differ by less. Where E0s of isolated atoms leave
+more, those of the model were no energies of isolated atoms, whatever it says."""
+
+
 class Reference(NamedTuple):
     """E0s for a model on other data, and how they were chosen.
 
@@ -30,12 +35,14 @@ class Reference(NamedTuple):
         energies: E0 of the elements of the data, by atomic number, eV.
         source: Where they come from; None where they are the model's own.
         remainders: Rms over training structures of what is left of (E − Ê)/N with each choice that there was, eV/atom.
+        determined: How many combinations of refitted E0s the compositions determine.
     """
 
     choice: Choice
     energies: dict[int, float]
     source: Source | None
     remainders: dict[str, float]
+    determined: int
 
 
 def find_reference(
@@ -49,7 +56,8 @@ def find_reference(
 
     regularised as in `equipot.data.atomic_energies.least_squares` where structures are few. "auto" keeps the model's
     E0s where their rms is below `GOOD_ENOUGH`, or no refitted ones leave less than half of it; else it takes E0s that
-    the data give, if the model's are those of isolated atoms too and they leave less than the model's; else it refits.
+    the data give, if the model's are those of isolated atoms too and they leave less than the model's, and no more than
+    `METHODS_DIFFER`; else it refits.
 
     Args:
         potential: The model, with its own E0s.
@@ -67,12 +75,13 @@ def find_reference(
     known = np.isfinite(left)
     counts, left = compositions(train.frames, train.species)[known], left[known]
     candidates: dict[str, Reference] = {}
+    rank = int(np.linalg.matrix_rank(counts)) if len(counts) else 0
 
     def add(choice: Choice, change: np.ndarray, source: Source | None) -> None:
         remainder = left - counts @ change / counts.sum(axis=1)
         rms = float(np.sqrt(np.mean(remainder**2))) if len(remainder) else float("nan")
         energies = {z: own[z] + float(c) for z, c in zip(train.species, change, strict=True)}
-        candidates[choice] = Reference(choice, energies, source, {choice: rms})
+        candidates[choice] = Reference(choice, energies, source, {choice: rms}, rank)
 
     add("keep", np.zeros(len(train.species)), None)
     if given is not None:
@@ -108,7 +117,8 @@ def _best(potential: Potential, candidates: Mapping[str, Reference]) -> Choice:
     rms = {name: each.remainders[name] for name, each in candidates.items()}
     if "refit" not in rms or rms["keep"] <= max(GOOD_ENOUGH, MUCH_BETTER * rms["refit"]):
         return "keep"
-    return "data" if "data" in rms and rms["data"] < rms["keep"] and _of_isolated_atoms(potential) else "refit"
+    limit = min(rms["keep"], max(METHODS_DIFFER, MUCH_BETTER * rms["refit"]))
+    return "data" if rms.get("data", limit) < limit and _of_isolated_atoms(potential) else "refit"
 
 
 def _possible(potential: Potential, wanted: str, candidates: Mapping[str, Reference]) -> Choice:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -11,6 +12,7 @@ from small_runs import SMALL, labelled, molecules
 from test_cli import call, document
 
 from equipot.config import Config
+from equipot.convert import convert
 from equipot.errors import EquipotError
 from equipot.fit.metrics import errors
 from equipot.fit.reporter import NullReporter
@@ -222,6 +224,19 @@ def test_only_some_parameters_are_trained(run, water, tmp_path):
     changed = {name for name in own if not torch.equal(own[name], tuned[name])}
     assert any(name.startswith("readouts.") for name in changed)
     assert all(name.startswith("readouts.") for name in changed)
+
+
+def test_a_converted_model_is_trained_further(water, tmp_path):
+    """A released file format, random weights: energies of its own zero, which are refitted."""
+    source = convert(Path(__file__).parents[1] / "peers" / "goldens" / "nequix_file.nqx")
+    save_potential(tmp_path / "n.equipot", source.potential, provenance=source.provenance)
+    found = Config.from_files([water / "water.extxyz"], [f"start.model={tmp_path / 'n.equipot'}", *QUICK])
+    result = train(found, tmp_path / "run")
+    header = read_model_header(result.model)
+    start = header.provenance["start"]
+    assert start["provenance"]["converted_from"]["code"] == "nequix"
+    assert header.design == source.potential.design.with_reference("least_squares")
+    assert result.fit.best_loss < start["valid_loss"]
 
 
 def test_it_is_better_than_a_training_from_the_beginning(run, water, tmp_path):

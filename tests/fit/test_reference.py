@@ -45,6 +45,7 @@ def test_a_shifted_reference_is_recovered_and_forces_are_untouched(axes):
     assert np.abs(energies_left(moved, data)).max() < 1e-9
     assert reference.remainders["keep"] > 100.0
     assert reference.remainders["refit"] < 1e-9
+    assert reference.determined == 3
     batch = data.batch(range(12))
     before, after = evaluate(model, batch.graph), evaluate(moved, batch.graph)
     assert torch.equal(before.forces, after.forces)
@@ -101,6 +102,8 @@ def test_isolated_atoms_do_not_replace_fitted_energies_by_themselves():
     given = AtomicEnergies({z: e + SHIFT[z] for z, e in model_energies(model).items()}, "isolated_atoms")
     assert find_reference(model, data, "auto", given).choice == "refit"
     assert find_reference(model, data, "data", given).choice == "data"
+    far = AtomicEnergies({z: e + SHIFT[z] + 5.0 for z, e in model_energies(model).items()}, "isolated_atoms")
+    assert find_reference(small.potential(), data, "auto", far).choice == "refit"
     mean = small.potential(energy_reference="mean_shift")
     with pytest.raises(EquipotError, match="one mean energy per atom"):
         find_reference(mean, data, "data", given)
