@@ -16,7 +16,7 @@ import pytest
 from ase.build import bulk, molecule
 from ase.spacegroup import crystal
 
-from equipot.convert import convert
+from equipot.convert import convert_model
 from equipot.convert.nequix import potential_of
 from equipot.geometry import batch_graphs, evaluate, graph_from_atoms
 
@@ -74,7 +74,7 @@ def test_released_models_are_the_same_function(tmp_path, path):
     (tmp_path / "structures.json").write_text(json.dumps(described))
     run_peer(tmp_path, str(path))
     for dtype in ("float64", "float32"):
-        potential = convert(path, dtype=dtype).potential
+        potential = convert_model(path, dtype=dtype).potential
         graph = batch_graphs([graph_from_atoms(atoms, potential.r_max) for atoms in listed.values()])
         prediction, golden = evaluate(potential, graph), read_golden(tmp_path / f"{path.stem}_{dtype}.npz")
         if dtype == "float64":
