@@ -76,17 +76,17 @@ def channels_within(irreps: Irreps) -> list[slice]:
     return slices
 
 
-def uvu_paths(irreps_in: Irreps, max_ell: int, wanted: Irreps) -> list[UvuPath]:
+def uvu_paths(irreps_in: Irreps, max_ell: int, wanted: Irreps, *, polar: bool = True) -> list[UvuPath]:
     """Returns the paths of the published convolutions in the order in which they are constructed.
 
-    For each entry of h, each degree ℓ of the harmonics (natural parity) and each irrep of their product that is
-    among the wanted ones.
+    For each entry of h, each degree ℓ of the harmonics and each irrep of their product that is among the wanted ones.
+    The harmonics have natural parity if they are `polar`, otherwise all are even.
     """
     return [
         UvuPath(ir_in, ell, ir_out, mul)
         for mul, ir_in in irreps_in
         for ell in range(max_ell + 1)
-        for ir_out in ir_in * Irrep.natural(ell)
+        for ir_out in ir_in * Irrep(ell, (-1) ** ell if polar else 1)
         if ir_out in wanted
     ]
 

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from equipot.convert.nequip_files import BEST_MODEL, read_nequip
 from equipot.convert.nqx import read_nqx
 from equipot.convert.unpickle import unpickle
 from equipot.errors import EquipotError
@@ -50,11 +51,12 @@ def read_source(
     """Reads a published model.
 
     A plain state dict (``.pt``, ``.pth`` with tensors only, or ``.safetensors``) needs a JSON file of hyper-parameters,
-    which is `config` or the file of the same name that ends in ``.json``. A ``.nqx`` file of Nequix has its own. A
-    whole pickled model needs `trust_pickle` and the code it was made with.
+    which is `config` or the file of the same name that ends in ``.json``. A ``.nqx`` file of Nequix, a checkpoint of
+    nequip-train and the folder of a training with nequip 0.5 or 0.6 have their own. A whole pickled model needs
+    `trust_pickle` and the code it was made with; a package of nequip needs `trust_pickle`.
 
     Args:
-        path: The file of the weights.
+        path: The file of the weights, or the folder of a training with nequip 0.5 or 0.6.
         config: JSON file of the hyper-parameters.
         trust_pickle: Whether loading may run code that the file contains.
 
@@ -65,21 +67,17 @@ def read_source(
     path = Path(path)
     if not path.exists():
         raise EquipotError(f"there is no file {path}. Give the model of the other code, e.g. MACE.model or weights.pt.")
-    if path.is_dir():
-        raise EquipotError(f"{path} is a folder: name the file of the model in it.")
-    if path.stat().st_size == 0:
-        raise EquipotError(f"{path} is empty (0 bytes): copy it again.")
+    weights = path / BEST_MODEL if path.is_dir() else path
+    if not weights.exists():
+        raise EquipotError(f"{path} is a folder without {BEST_MODEL}: name the file of the model in it.")
+    if weights.stat().st_size == 0:
+        raise EquipotError(f"{weights} is empty (0 bytes): copy it again.")
     if path.suffix == ".equipot":
         raise EquipotError(f"{path} is an equipot model already: use it as it is.")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     if path.suffix == ".nqx":
         return Source("nequix", "", *_nequix(path, config), path.name, sha256)
-    tensors = _plain_tensors(path)
-    if tensors is not None:
-        options = _hyper_parameters(path, config)
-    else:
-        options, tensors = unpickle(path, trusted=trust_pickle)
-        options |= {} if config is None else _json(Path(config))
+    options, tensors = _content(path, config, trust_pickle)
     code = options.pop("code", None)
     if code not in CODES:
         raise EquipotError(
@@ -93,6 +91,17 @@ def _nequix(path: Path, config: str | os.PathLike[str] | None) -> tuple[dict[str
     if config is not None:
         raise EquipotError(f"{path.name} carries its hyper-parameters in its first line: leave out {config}.")
     return read_nqx(path)
+
+
+def _content(
+    path: Path, config: str | os.PathLike[str] | None, trust_pickle: bool
+) -> tuple[dict[str, Any], dict[str, Tensor]]:  # fmt: skip
+    known = read_nequip(path, trusted=trust_pickle)
+    tensors = _plain_tensors(path) if known is None else None
+    if tensors is not None:
+        return _hyper_parameters(path, config), tensors
+    options, tensors = known or unpickle(path, trusted=trust_pickle)
+    return options | ({} if config is None else _json(Path(config))), tensors
 
 
 def _plain_tensors(path: Path) -> dict[str, Tensor] | None:

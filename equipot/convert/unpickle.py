@@ -16,7 +16,7 @@ from torch import Tensor
 
 from equipot.errors import EquipotError
 
-EXPORTERS = {"mace": "export_mace", "botnet": "export_botnet"}
+EXPORTERS = {"mace": "export_mace", "botnet": "export_botnet", "nequip": "export_nequip"}
 """Which exporter reads objects of which package."""
 INSTALL = {"mace": "mace-torch", "botnet": "the code of github.com/gncs/botnet", "nequip": "nequip"}
 

@@ -63,10 +63,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "nequip_invariant": {"num_features": 4, "l_max": 0, "per_type_energy_shifts": None},
     "nequip_float32": {"num_features": 3, "l_max": 2, "dtype": "float32", "pair_potential": {**_ZBL, "units": "metal"}},
     "nequip_other_order": {
-        "full": True, "irreps_edge_sh": "0e + 1o", "feature_irreps_hidden": ["2x1o + 3x0o + 3x0e + 2x1e"] * 2 + ["3x0e"],
+        "full": True, "irreps_edge_sh": "0e + 1o",
+        "feature_irreps_hidden": ["2x1o + 3x0o + 3x0e + 2x1e"] * 2 + ["3x0e"],
         "radial_mlp_depth": [1, 1, 1], "radial_mlp_width": [6, 6, 6], "type_embed_num_features": 3,
-        "convnet_nonlinearity_scalars": {"e": "ssp", "o": "tanh"}, "convnet_nonlinearity_gates": {"e": "ssp", "o": "abs"},
-        "convnet_sc": False,
+        "convnet_nonlinearity_scalars": {"e": "ssp", "o": "tanh"}, "convnet_sc": False,
+        "convnet_nonlinearity_gates": {"e": "ssp", "o": "abs"},
     },
 }  # fmt: skip
 
@@ -90,12 +91,14 @@ def build(values: dict[str, Any]) -> Any:
 
 
 def evaluate(model: Any, structures: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """nequip's energies, forces and stresses of every structure; the layers' features."""
+    """Energies, forces and stresses of every structure by nequip; the layers' features."""
     found: dict[str, list[np.ndarray]] = {key: [] for key in ("energy", "interaction", "forces", "stress")}
     features: list[torch.Tensor] = []
     layers = [m for name, m in model.named_modules() if name.endswith("_convnet")]
     hooks = [
-        m.register_forward_hook(lambda _m, _i, out: features.append(out[AtomicDataDict.NODE_FEATURES_KEY].detach().clone()))
+        m.register_forward_hook(
+            lambda _m, _i, out: features.append(out[AtomicDataDict.NODE_FEATURES_KEY].detach().clone())
+        )
         for m in layers
     ]
     types, neighbours = ChemicalSpeciesToAtomTypeMapper(model_type_names=NAMES), NeighborListTransform(r_max=R_MAX)

@@ -67,8 +67,12 @@ def _layers(layers: list[Any]) -> dict[str, Any]:
         "learnable_shift": bool(layers[0].conv.use_sc or layers[0].resnet),
         "convnet_resnet": any(layer.resnet for layer in layers),
         "convnet_nonlinearity_type": "gate" if gated else type(gate).__name__,
-        "convnet_nonlinearity_scalars": _activations([layer.equivariant_nonlin.act_scalars for layer in layers] if gated else []),
-        "convnet_nonlinearity_gates": _activations([layer.equivariant_nonlin.act_gates for layer in layers] if gated else []),
+        "convnet_nonlinearity_scalars": _activations(
+            [layer.equivariant_nonlin.act_scalars for layer in layers] if gated else []
+        ),
+        "convnet_nonlinearity_gates": _activations(
+            [layer.equivariant_nonlin.act_gates for layer in layers] if gated else []
+        ),
     }
 
 
@@ -76,7 +80,7 @@ def _activations(modules: list[Any]) -> dict[str, str]:
     """The function for each parity: {"e": "silu", "o": "tanh"}; those that occur."""
     found = {}
     for module in modules:
-        for (_, ir), act in zip(module.irreps_in, module.acts):
+        for (_, ir), act in zip(module.irreps_in, module.acts, strict=False):
             name = act.f.__name__ if act is not None else "none"
             found["e" if ir.p == 1 else "o"] = {"shifted_softplus": "ssp"}.get(name, name)
     return found
@@ -112,7 +116,7 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
     """The weights; of the Wigner 3j symbols only one whose sign tells e3nn's convention."""
     state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     telling = [name for name in state if name.endswith(("_w3j_1_2_2", "_w3j_2_1_2", "_w3j_2_2_1"))][:1]
-    return {name: tensor for name, tensor in state.items() if "_w3j_" not in name or name in telling}
+    return {name: tensor for name, tensor in state.items() if "_compiled_main" not in name or name in telling}
 
 
 def _version(package: str) -> str:
