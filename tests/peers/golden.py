@@ -36,7 +36,7 @@ class Golden:
         options = dict(self.meta["options"])
         code, version = options.pop("code"), options.pop("version")
         weights = {k.removeprefix("weights/"): torch.from_numpy(v) for k, v in self.arrays.items() if "weights/" in k}
-        return Source(code, version, options, weights, self.meta["name"])
+        return Source(code, version, options, weights, self.meta.get("name", "training"))
 
     def result(self, name: str) -> torch.Tensor:
         return torch.from_numpy(self.arrays[name]).double()
