@@ -12,7 +12,7 @@ from small_runs import SMALL, labelled, molecules
 from test_cli import call, document
 
 from equipot.config import Config
-from equipot.convert import convert
+from equipot.convert import convert_model
 from equipot.errors import EquipotError
 from equipot.fit.metrics import errors
 from equipot.fit.reporter import NullReporter
@@ -228,7 +228,7 @@ def test_only_some_parameters_are_trained(run, water, tmp_path):
 
 def test_a_converted_model_is_trained_further(water, tmp_path):
     """A released file format, random weights: energies of its own zero, which are refitted."""
-    source = convert(Path(__file__).parents[1] / "peers" / "goldens" / "nequix_file.nqx")
+    source = convert_model(Path(__file__).parents[1] / "peers" / "goldens" / "nequix_file.nqx")
     save_potential(tmp_path / "n.equipot", source.potential, provenance=source.provenance)
     found = Config.from_files([water / "water.extxyz"], [f"start.model={tmp_path / 'n.equipot'}", *QUICK])
     result = train(found, tmp_path / "run")
