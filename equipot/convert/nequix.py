@@ -47,14 +47,14 @@ def potential_of(source: Source, head: str | None) -> Potential:
     shape = NequixShape(options, source.name)
     design = _design(options, shape)
     E0 = tensors.take("atom_energies", (shape.num_species,)).double()
-    scale, shift = options.number("scale"), options.number("shift")
-    if not scale > 0:
-        raise EquipotError(f"{source.name}: scale = {scale} is not positive; the energy would not depend on atoms.")
+    scale, shift, neighbours = (options.number(key) for key in ("scale", "shift", "avg_n_neighbors"))
+    if not (scale > 0 and neighbours > 0):
+        raise EquipotError(f"{source.name}: scale = {scale} and avg_n_neighbors = {neighbours} must be positive.")
     statistics = Statistics(
         species=shape.atomic_numbers,
         atomic_energies=tuple(E0.tolist()),
-        mean_neighbours=options.number("avg_n_neighbors"),
-        mean_neighbours_per_species=(options.number("avg_n_neighbors"),) * shape.num_species,
+        mean_neighbours=neighbours,
+        mean_neighbours_per_species=(neighbours,) * shape.num_species,
         force_rms=scale,
         energy_mean=shift,
         energy_mean_per_species=(shift,) * shape.num_species,

@@ -10,6 +10,8 @@ from equipot.errors import EquipotError
 from equipot.o3 import Irrep, Irreps
 
 SCALAR = Irrep(0, 1)
+MOST_LAYERS = 12
+"""The longest models of the design space."""
 
 
 class NequixShape:
@@ -28,11 +30,17 @@ class NequixShape:
         self.lmax, self.layers = options.whole("lmax"), options.whole("n_layers")
         self.hidden = _hidden_irreps(options.get("hidden_irreps"), self.lmax, name)
         self.num_radial = options.whole("radial_basis_size")
-        self.radial_mlp = (options.whole("radial_mlp_size"),) * options.whole("radial_mlp_layers")
+        width, depth = options.whole("radial_mlp_size"), options.whole("radial_mlp_layers")
         self.indexed = options.choice("index_weights", (True, False))
         self.norm = options.choice("layer_norm", (True, False))
-        if self.layers < 1 or self.num_radial < 1:
-            raise EquipotError(f"{name}: n_layers and radial_basis_size must be at least 1.")
+        if not (1 <= self.layers <= MOST_LAYERS and 0 <= depth <= MOST_LAYERS):
+            raise EquipotError(
+                f"{name}: n_layers = {self.layers} must be 1 to {MOST_LAYERS}, and radial_mlp_layers = {depth} 0 to "
+                f"{MOST_LAYERS}."
+            )
+        if min(self.num_radial, width) < 1:
+            raise EquipotError(f"{name}: radial_basis_size and radial_mlp_size must be at least 1.")
+        self.radial_mlp = (width,) * depth
 
     @property
     def num_species(self) -> int:

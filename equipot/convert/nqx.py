@@ -4,6 +4,7 @@ Neither JAX nor equinox is needed, and nothing is unpickled.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -68,7 +69,7 @@ def _array(file: BinaryIO, what: str, shape: tuple[int, ...], dtypes: tuple[str,
             f"{what} is {dtype.name} of shape {list(found)}, but must be {' or '.join(dtypes)} of shape {list(shape)}. "
             "The arrays belong to other hyper-parameters than the header."
         )
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     data = file.read(count * dtype.itemsize)
     if len(data) < count * dtype.itemsize:
         raise EquipotError(f"{what} ends after {len(data)} of {count * dtype.itemsize} bytes: copy the file again.")

@@ -1,5 +1,6 @@
 """What a converter reads, each thing once: what nobody read is an error, so nothing is silently dropped."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ class Options:
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise EquipotError(f"{self._name}: {key} = {value!r} must be a number.")
+        if not math.isfinite(value):
+            raise EquipotError(f"{self._name}: {key} = {value!r} must be a finite number.")
         return value
 
     def whole(self, key: str, default: Any = _REQUIRED) -> int:
