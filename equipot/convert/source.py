@@ -118,6 +118,11 @@ def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         if isinstance(error, pickle.UnpicklingError) and path.read_bytes()[:1] in (b"P", b"\x80"):
             return None
+        if "TorchScript" in str(error):
+            raise EquipotError(
+                f"{path} is a compiled model (TorchScript), which has no hyper-parameters any more: give the model "
+                "that it was compiled from."
+            ) from error
         raise EquipotError(
             f"{path} is not a file that torch can read ({str(error).splitlines()[0]}). Give a .model, .pt, .pth or "
             ".safetensors file as the other code wrote it; a copy may be incomplete."

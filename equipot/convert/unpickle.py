@@ -18,6 +18,7 @@ from equipot.errors import EquipotError
 
 EXPORTERS = {"mace": "export_mace", "botnet": "export_botnet", "nequip": "export_nequip"}
 """Which exporter reads objects of which package."""
+EXPORT = Path(__file__).parent / "export"
 INSTALL = {"mace": "mace-torch", "botnet": "the code of github.com/gncs/botnet", "nequip": "nequip"}
 
 
@@ -52,7 +53,11 @@ def unpickle(path: Path, *, trusted: bool) -> tuple[dict[str, Any], dict[str, Te
             f"{', '.join(INSTALL.values())}."
         )
     exporter = importlib.import_module(f"equipot.convert.export.{EXPORTERS[package]}")
-    return exporter.export(model)
+    try:
+        options, tensors = exporter.export(model)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise EquipotError(f"{path}: its {type(model).__name__} is not converted ({error}).") from error
+    return options, tensors
 
 
 def packages_of(path: Path) -> set[str]:
@@ -85,8 +90,8 @@ def _why(path: Path, code: str | None) -> str:
 
 
 def _elsewhere(code: str | None) -> str:
-    script = f"{EXPORTERS[code]}.py" if code else "the script of that code"
+    script = EXPORT / f"{EXPORTERS[code]}.py" if code else EXPORT
     return (
-        f"Or run equipot/convert/export/{script} in the environment that has it (python {script} MODEL weights.pt) and "
+        f"Or copy {script} to the environment that has it, run it there (python {script.name} MODEL weights.pt), and "
         "convert the plain weights.pt that it writes, which needs neither."
     )

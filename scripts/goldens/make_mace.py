@@ -5,6 +5,7 @@
 PEER is an environment with mace-torch (and cuequivariance, for the reduced couplings); names choose configurations.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -92,7 +93,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def build(values: dict[str, Any], seed: int) -> Any:
     """A model with random weights; unset choices are mace-torch's."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + 1000 * int(os.environ.get("GOLDEN_SEED", "0")))
     values = {**BASE, **values}
     kind = values.pop("model")
     species = values.get("atomic_numbers", list(SPECIES))

@@ -18,8 +18,8 @@ FOLDER = Path(__file__).parent / "goldens"
 FILES = sorted(FOLDER.glob("*.npz"))
 RELATIVE_ENERGY, FORCE, STRESS = 1e-10, 1e-9, 1e-9
 """Limits in float64: of the interaction energy, eV/Å, eV/Å³."""
-DIFFERENCES = 3e-6
-"""Limit of forces, eV/Å, where the published code has no gradient and its energies were differentiated."""
+DIFFERENCES = 1e-6
+"""Limit of forces, relative to the largest, where the published code's energies were differentiated numerically."""
 SINGLE = 1e-5
 """Limit in float32, relative to the largest value."""
 
@@ -59,6 +59,13 @@ def graph_of(potential: Potential) -> Any:
 
 def predict(potential: Potential) -> Prediction:
     return evaluate(potential, graph_of(potential))
+
+
+def force_limit(golden: Golden) -> float:
+    """Largest allowed deviation of a force, eV/Å, in float64."""
+    if "forces_from" in golden.meta:
+        return DIFFERENCES * max(1.0, float(golden.result("forces").abs().max()))
+    return FORCE
 
 
 def errors(prediction: Prediction, golden: Golden) -> dict[str, float]:
