@@ -13,7 +13,7 @@ from equipot.errors import EquipotError
 from equipot.models.model_file import ModelHeader, read_model_header
 from equipot.points import NAMED_POINTS, named_point, nearest_point
 
-FINE_TUNING_LR = 0.003
+FINE_TUNING_LR = 0.001
 """The learning rate where none is given and the training starts from a model; measured, see docs/training.md."""
 
 

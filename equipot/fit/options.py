@@ -90,7 +90,7 @@ class FitOptions(BaseModel):
         description="adam, amsgrad, adamw, muon (matrices by Muon, the rest by AdamW) or schedulefree (AdamW "
         "that needs no schedule; install equipot[schedulefree])",
     )
-    lr: float = Field(default=0.01, gt=0, description="largest learning rate; 0.003 by default with start.model")
+    lr: float = Field(default=0.01, gt=0, description="largest learning rate; 0.001 by default with start.model")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay of Adam's two running moments")
     weight_decay: float = Field(
         default=0.0,
