@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from equipot.convert import botnet, mace, nequip, nequix
+from equipot.convert import botnet, mace, nequip, nequip_paper, nequix
 from equipot.convert.source import Source, read_source
 from equipot.models import Potential
 from equipot.models.model_file import converted
@@ -21,6 +21,7 @@ CONVERTERS: dict[str, Callable[[Source, str | None], Potential]] = {
     "mace-torch": mace.potential_of,
     "botnet": botnet.potential_of,
     "nequip": nequip.potential_of,
+    "nequip-0.5": nequip_paper.potential_of,
     "nequix": nequix.potential_of,
 }
 """The function that converts the models of each code."""

@@ -13,10 +13,9 @@ from torch.package import PackageImporter
 
 from equipot.convert.export.export_nequip import export
 from equipot.convert.nequip_config import from_checkpoint
+from equipot.convert.nequip_paper_config import read_folder
 from equipot.errors import EquipotError
 
-BEST_MODEL = "best_model.pth"
-"""Name of the weights in the folder of a training with nequip 0.5 or 0.6."""
 Content = tuple[dict[str, Any], dict[str, Tensor]]
 _EXPORT = (
     "Or run equipot/convert/export/export_nequip.py in the environment that has nequip (python export_nequip.py MODEL "
@@ -36,6 +35,8 @@ def read_nequip(path: Path, *, trusted: bool) -> Content | None:
     """
     if path.name.endswith(".nequip.zip"):
         return _package(path, trusted=trusted)
+    if path.is_dir():
+        return read_folder(path)
     if path.suffix == ".ckpt":
         return _checkpoint(path)
     return None

@@ -43,11 +43,12 @@ class Convolutions(NamedTuple):
     convention: str
 
 
-def fill_layers(target: Target, tensors: Tensors, shapes: Convolutions) -> None:
-    """Fills every layer of a potential."""
+def fill_layers(target: Target, tensors: Tensors, shapes: Convolutions) -> Irreps:
+    """Fills every layer of a potential, and returns the irreps that leave the last published one."""
     h = shapes.h0
     for index in range(len(shapes.hidden)):
         h = _fill_layer(target, tensors, shapes, index, h)
+    return h
 
 
 def _fill_layer(target: Target, tensors: Tensors, shapes: Convolutions, index: int, h: Irreps) -> Irreps:

@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from equipot.convert.nequip_files import BEST_MODEL, read_nequip
+from equipot.convert.nequip_files import read_nequip
+from equipot.convert.nequip_paper_config import BEST_MODEL
 from equipot.convert.nqx import read_nqx
 from equipot.convert.unpickle import unpickle
 from equipot.errors import EquipotError
