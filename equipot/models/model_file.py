@@ -306,7 +306,8 @@ def _foreign(path: Path, head: bytes) -> str:
         if pickled
         else "not a safetensors file"
     )
-    return f"{path} is no equipot model: it is {kind}. Give a *{SUFFIX} file written by equipot."
+    hint = " A model of mace-torch, nequip, BOTNet or Nequix becomes one with: equipot convert." if pickled else ""
+    return f"{path} is no equipot model: it is {kind}. Give a *{SUFFIX} file written by equipot.{hint}"
 
 
 def _truncated(path: Path, size: int, expected: int) -> str:
