@@ -329,7 +329,8 @@ class Run:
         Raises:
             EquipotError: The folder holds a run already.
         """
-        if (self.folder / CHECKPOINT).exists():
+        # all processes look before any goes on, because the first one writes the checkpoint soon
+        if any(self.processes.gather((self.folder / CHECKPOINT).exists())):
             raise EquipotError(f"{self.folder} holds a run already ({CHECKPOINT}); resume it, or name another folder")
         if self.leads:
             self.folder.mkdir(parents=True, exist_ok=True)
