@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,20 @@ def read_nequip(path: Path, *, trusted: bool) -> Content | None:
         return read_folder(path)
     if path.suffix == ".ckpt":
         return _checkpoint(path)
+    if _is_program(path):
+        raise EquipotError(
+            f"{path} is a program (TorchScript), such as nequip-deploy and nequip-compile write. Of a model that "
+            "nequip 0.5 or 0.6 deployed, equipot/convert/export/export_nequip_paper.py writes a folder that equipot "
+            "reads (python export_nequip_paper.py DEPLOYED.pth FOLDER); of a compiled model convert its checkpoint."
+        )
     return None
+
+
+def _is_program(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _checkpoint(path: Path) -> Content:
