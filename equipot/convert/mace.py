@@ -96,7 +96,13 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
 def _species(options: Options, tensors: Tensors) -> tuple[Tensor, tuple[int, ...]]:
     """The published position of each element, and the elements in ascending order."""
     given = options.get("atomic_numbers", None)
-    numbers = tensors.take("atomic_numbers").tolist() if given is None else [int(z) for z in given]
+    stored = tensors.take("atomic_numbers").tolist() if "atomic_numbers" in tensors else None
+    numbers = stored if given is None else [int(z) for z in given]
+    if numbers is None or stored not in (None, numbers):
+        raise EquipotError(
+            f"atomic_numbers = {numbers} of the hyper-parameters are not those of the weights, {stored}, whose order "
+            "counts."
+        )
     options.ignore("num_elements", "atomic_energies")
     return torch.tensor(sorted(range(len(numbers)), key=numbers.__getitem__)), tuple(sorted(numbers))
 
@@ -312,16 +318,10 @@ def _fill_last_readout(target: Target, tensors: Tensors, size: _Size, published:
 
 def _check_constants(tensors: Tensors, design: Design, name: str) -> None:
     """Compares constants that are stored with those that equipot computes."""
-    if design.radial_basis == "bessel":
-        roots = tensors.take("radial_embedding.bessel_fn.bessel_weights", (design.num_radial,)).double()
-        ours = torch.arange(1, design.num_radial + 1, dtype=torch.float64) * math.pi / design.r_max
-        _same(roots, ours, f"{name}: Bessel roots")
-    if design.radial_basis == "gaussian":
-        centres = tensors.take("radial_embedding.bessel_fn.gaussian_weights", (design.num_radial,)).double()
-        _same(centres, torch.linspace(0.0, design.r_max, design.num_radial, dtype=torch.float64), f"{name}: Gaussians")
     stored = {
         "radial_embedding.cutoff_fn.p": float(design.envelope_p),
-        "radial_embedding.cutoff_fn.r_max": design.r_max,
+        "r_max": design.r_max, "radial_embedding.cutoff_fn.r_max": design.r_max,
+        "num_interactions": float(design.layers),
         "radial_embedding.distance_transform.q": 0.9183, "radial_embedding.distance_transform.p": 4.5791,
         "radial_embedding.distance_transform.a": 1.0805, "radial_embedding.distance_transform.alpha": 4.0,
         "pair_repulsion_fn.p": float(design.envelope_p), "pair_repulsion_fn.a_exp": 0.3,
@@ -330,11 +330,22 @@ def _check_constants(tensors: Tensors, design: Design, name: str) -> None:
     for key, value in stored.items():
         if key in tensors:
             _same(tensors.take(key).double().reshape(-1), torch.tensor([value]).double(), f"{name}: {key}")
+    if design.radial_basis == "bessel":
+        roots = tensors.take("radial_embedding.bessel_fn.bessel_weights", (design.num_radial,)).double()
+        ours = torch.arange(1, design.num_radial + 1, dtype=torch.float64) * math.pi / design.r_max
+        _same(roots, ours, f"{name}: the Bessel roots")
+    if design.radial_basis == "gaussian":
+        centres = tensors.take("radial_embedding.bessel_fn.gaussian_weights", (design.num_radial,)).double()
+        _same(
+            centres,
+            torch.linspace(0.0, design.r_max, design.num_radial, dtype=torch.float64),
+            f"{name}: the centres of the Gaussians",
+        )
 
 
 def _same(theirs: Tensor, ours: Tensor, what: str) -> None:
     if not torch.allclose(theirs, ours, rtol=1e-6, atol=1e-7):
         raise EquipotError(
-            f"{what} = {theirs.tolist()} are not the published constants {ours.tolist()}, which equipot has; trained "
-            "constants of this kind cannot be converted."
+            f"{what} is {theirs.tolist()} in the weights, but {ours.tolist()} by the hyper-parameters and the published "
+            "constants. The files do not belong together, or the constants were trained; such ones are not converted."
         )

@@ -165,6 +165,8 @@ MACE_REFUSED = [
     ({"hidden_irreps": "3x1o + 3x0e"}, r"begin with 1o"),
     ({"MLP_irreps": "4x0e + 4x1o"}, r"MLP_irreps"),
     ({"cueq_config": {"enabled": True}}, r"cueq_config .*mace_cueq_to_e3nn"),
+    ({"atomic_numbers": [6, 1, 8]}, r"atomic_numbers = \[6, 1, 8\] .* are not those of the weights, \[1, 6, 8\]"),
+    ({"r_max": 6.0}, r"r_max is \[3\.2\d*\] in the weights, but \[6\.0\] by the hyper-parameters"),
     ({"r_max": "5"}, r"r_max = '5' must be a number"),
     ({"e3nn": "new"}, r"e3nn = 'new' is not a version"),
 ]
@@ -189,7 +191,7 @@ def test_what_botnet_has_and_equipot_lacks_is_refused_by_name(options, message):
 
 def test_trained_constants_are_refused():
     roots = MACE.source.tensors["radial_embedding.bessel_fn.bessel_weights"] * 1.01
-    with pytest.raises(EquipotError, match=r"Bessel roots .* are not the published constants"):
+    with pytest.raises(EquipotError, match=r"the Bessel roots is .* the constants were trained"):
         convert(MACE, MACE.source.tensors | {"radial_embedding.bessel_fn.bessel_weights": roots})
 
 
