@@ -58,6 +58,7 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     """
     if head is not None:
         raise EquipotError(f"{source.name}: models of nequip have one energy and no head {head!r}; leave out --head.")
+    _check_version(source)
     state, convention = symbols_of(inner_state(source, "type_embed."), str(source.options.get("e3nn", "0.6.0")))
     options, tensors = Options(full_options(source.options, source.name), source.name), Tensors(state, source.name)
     order, species = elements(list(options.get("type_names")), "type_names")
@@ -76,6 +77,15 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     tensors.ignore((), ("output_mask",))
     tensors.finish()
     return target.finish()
+
+
+def _check_version(source: Source) -> None:
+    numbers = [int(part) for part in source.version.split(".")[:2] if part.isdigit()]
+    if numbers and tuple(numbers) < (0, 16):
+        raise EquipotError(
+            f"{source.name}: version = {source.version!r} of nequip; equipot reads 0.16 and later, and 0.5 and 0.6 (as "
+            '"code": "nequip-0.5"); state dicts between them have other names, and are not converted.'
+        )
 
 
 def _size(options: Options, convention: str) -> _Size:
@@ -194,9 +204,7 @@ def _repulsion(options: Options) -> dict[str, Any]:
 
 def _counts(options: Options, order: Tensor) -> tuple[Tensor, bool]:
     """Mean numbers of neighbours of the elements, and whether they differ by element."""
-    given = options.get("avg_num_neighbors", None)
-    if given is None:  # nequip before 0.16 could leave messages as they are
-        return torch.ones(len(order), dtype=torch.float64), False
+    given = options.get("avg_num_neighbors")
     if isinstance(given, Mapping):
         given = [given[name] for name in options.get("type_names")]
     counts = torch.as_tensor(given, dtype=torch.float64).reshape(-1)

@@ -191,6 +191,8 @@ def test_other_versions_and_an_energy_that_does_not_add_up_are_refused():
     source = dataclasses.replace(PAPER.source, version="0.3.3")
     with pytest.raises(EquipotError, match=r"version = '0\.3\.3' of nequip; equipot reads 0\.5 and 0\.6"):
         CONVERTERS["nequip-0.5"](source, None)
+    with pytest.raises(EquipotError, match=r"version = '0\.12\.1' of nequip; equipot reads 0\.16 and later"):
+        CONVERTERS["nequip"](dataclasses.replace(CURRENT.source, version="0.12.1"), None)
     with pytest.raises(EquipotError, match="does not grow with the number of atoms"):
         convert(PAPER, PAPER.source.tensors | {"shift_by": torch.tensor(1.0)})
 
