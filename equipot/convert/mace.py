@@ -346,6 +346,7 @@ def _check_constants(tensors: Tensors, design: Design, name: str) -> None:
 def _same(theirs: Tensor, ours: Tensor, what: str) -> None:
     if not torch.allclose(theirs, ours, rtol=1e-6, atol=1e-7):
         raise EquipotError(
-            f"{what} is {theirs.tolist()} in the weights, but {ours.tolist()} by the hyper-parameters and the published "
-            "constants. The files do not belong together, or the constants were trained; such ones are not converted."
+            f"{what} is {theirs.tolist()} in the weights, but {ours.tolist()} by the hyper-parameters and the "
+            "published constants. The files do not belong together, or the constants were trained; such ones are not "
+            "converted."
         )
