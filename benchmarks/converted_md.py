@@ -1,6 +1,7 @@
 """Times an MD step with a published model: its own code's ASE calculator against the converted model's.
 
     python benchmarks/converted_md.py PEER/bin/python MACE.model converted.equipot structure.xyz
+    python benchmarks/converted_md.py PEER/bin/python best.ckpt converted.equipot structure.xyz --code nequip
 
 Two processes, one with each code, take turns of some steps of velocity Verlet (1 fs, forces and stress as each
 calculator gives them by default), one thread each; the median over the turns is printed, with the largest difference
@@ -22,6 +23,9 @@ code, model, structure, dtype = sys.argv[1:5]
 if code == "mace":
     from mace.calculators import MACECalculator
     calculator = MACECalculator(model_paths=model, device="cpu", default_dtype=dtype)
+elif code == "nequip":
+    from nequip.integrations.ase import NequIPCalculator
+    calculator = NequIPCalculator._from_saved_model(model, device="cpu")
 else:
     from equipot.deploy import EquipotCalculator
     calculator = EquipotCalculator(model, device="cpu", dtype=dtype)
@@ -78,13 +82,14 @@ def main() -> None:
     parser.add_argument("published")
     parser.add_argument("converted")
     parser.add_argument("structure")
+    parser.add_argument("--code", choices=["mace", "nequip"], default="mace")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--dtype", default="float32")
     a = parser.parse_args()
     structure = str(Path(a.structure).resolve())
     workers = {
-        "published": Worker(a.peer, "mace", a.published, structure, a.dtype),
+        "published": Worker(a.peer, a.code, a.published, structure, a.dtype),
         "converted": Worker(sys.executable, "equipot", a.converted, structure, a.dtype),
     }
     times: dict[str, list[list[float]]] = {name: [] for name in workers}

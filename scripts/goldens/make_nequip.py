@@ -43,6 +43,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "nequip_degree_3": {"num_features": [3, 2, 2, 1], "l_max": 3, "parity": False, "num_layers": 3, "seed": 1},
     "nequip_shape_S": {"preset": "S", "num_features": [4, 2], "radial_mlp_width": 5, "type_embed_num_features": 3},
     "nequip_shape_M": {"preset": "M", "num_features": [4, 3, 2], "radial_mlp_width": 5, "type_embed_num_features": 3},
+    "nequip_shape_L": {
+        "preset": "L", "num_features": [3, 2, 1, 1], "radial_mlp_width": 5, "type_embed_num_features": 3,
+    },
+    "nequip_shape_XL": {
+        "preset": "XL", "num_features": [2, 1, 1, 1, 1], "radial_mlp_width": 4, "type_embed_num_features": 3,
+    },
     "nequip_preset_S": {"preset": "S", "num_bessels": 8, "radial_mlp_width": 128, "signs": True},
     "nequip_per_type": {
         "num_features": 3, "avg_num_neighbors": COUNTS, "per_type_energy_scales": SCALES, "type_embed_num_features": 5,
