@@ -31,6 +31,10 @@ def convert(
         bool,
         typer.Option("--trust-pickle", help="Open a pickled model, which may run any code its author put into it."),
     ] = False,
+    energy_unit: Annotated[
+        str,
+        typer.Option(help="Unit of the model's energies: eV, meV, kcal/mol, kJ/mol, hartree, rydberg; lengths are Å."),
+    ] = "eV",
     dtype: Dtype = None,
     json: Json = False,
 ) -> None:
@@ -44,7 +48,9 @@ def convert(
     if out.suffix != SUFFIX:
         raise EquipotError(f"{out}: a model file ends in {SUFFIX}; write {out.with_suffix(SUFFIX)}.")
     check_output("OUT", out, [source, *([config] if config else [])])
-    converted = convert_model(source, config=config, head=head, trust_pickle=trust_pickle, dtype=dtype)
+    converted = convert_model(
+        source, config=config, head=head, trust_pickle=trust_pickle, dtype=dtype, energy_unit=energy_unit
+    )
     save_potential(out, converted.potential, provenance=converted.provenance)
     if json:
         print_json({"model": str(out), **_facts(converted), "design": converted.potential.design.model_dump()})

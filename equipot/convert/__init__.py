@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 
 from equipot.convert import botnet, mace, nequip, nequip_paper, nequix
+from equipot.convert.energy_unit import ENERGY_UNITS, in_electronvolts
 from equipot.convert.source import Source, read_source
 from equipot.models import Potential
 from equipot.models.model_file import converted
 
-__all__ = ["CONVERTERS", "Converted", "Source", "convert_model", "read_source"]
+__all__ = ["CONVERTERS", "ENERGY_UNITS", "Converted", "Source", "convert_model", "read_source"]
 
 CONVERTERS: dict[str, Callable[[Source, str | None], Potential]] = {
     "mace-torch": mace.potential_of,
@@ -46,6 +47,7 @@ def convert_model(
     head: str | None = None,
     trust_pickle: bool = False,
     dtype: torch.dtype | str | None = None,
+    energy_unit: str = "eV",
 ) -> Converted:
     """Converts a published model.
 
@@ -55,12 +57,15 @@ def convert_model(
         head: Head of a model with several.
         trust_pickle: Whether code in a pickled model may run.
         dtype: Precision of the potential; default: that of the weights.
+        energy_unit: Unit of the model's energies (`ENERGY_UNITS`), which its file does not say; the potential has eV.
 
     Raises:
         EquipotError: The file cannot be read or is not trusted, or the model has a choice that equipot lacks.
     """
     source = read_source(path, config, trust_pickle=trust_pickle)
-    potential = CONVERTERS[source.code](source, head)
+    potential = in_electronvolts(CONVERTERS[source.code](source, head), energy_unit, source.name)
     facts = {"code": source.code, "version": source.version, "file": source.name, "sha256": source.sha256}
-    provenance = {"converted_from": {**facts, "head": head, "hyper_parameters": source.options}}
+    provenance = {
+        "converted_from": {**facts, "head": head, "energy_unit": energy_unit, "hyper_parameters": source.options}
+    }
     return Converted(potential if dtype is None else converted(potential, dtype), provenance)

@@ -11,6 +11,7 @@ import torch
 from equipot.convert import CONVERTERS, convert_model
 from equipot.convert.unpickle import packages_of
 from equipot.errors import EquipotError
+from equipot.models.model_file import load_potential, save_potential
 
 from .golden import FOLDER, Golden, errors, predict, read_golden
 
@@ -209,6 +210,30 @@ def test_couplings_that_our_products_do_not_span_are_refused():
     wrong = golden.source.tensors[name] + 0.1 * torch.rand(golden.source.tensors[name].shape, dtype=torch.float64)
     with pytest.raises(EquipotError, match="does not span"):
         convert(golden, golden.source.tensors | {name: wrong})
+
+
+@pytest.mark.parametrize("name", ["mace_L1", "mace_no_scale", "botnet_e3nn04"])
+def test_energies_in_other_units_become_electronvolts(name, tmp_path):
+    golden = read_golden(FOLDER / f"{name}.npz")
+    torch.save(golden.source.tensors, tmp_path / "w.pt")
+    (tmp_path / "w.json").write_text(json.dumps(golden.meta["options"]))
+    potential = convert_model(tmp_path / "w.pt", energy_unit="kcal/mol").potential
+    loaded = load_potential(save_potential(tmp_path / "m.equipot", potential))
+    kcal = 0.0433641
+    for key in ("energy", "forces"):
+        found, expected = getattr(predict(loaded), key), kcal * golden.result(key)
+        assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert loaded.statistics.atomic_energies[1] == pytest.approx(kcal * -1.9, rel=1e-6)
+
+
+def test_unknown_units_and_units_with_a_repulsion_are_refused(tmp_path):
+    golden = read_golden(FOLDER / "mace_zbl.npz")
+    torch.save(golden.source.tensors, tmp_path / "w.pt")
+    (tmp_path / "w.json").write_text(json.dumps(golden.meta["options"]))
+    with pytest.raises(EquipotError, match=r"energy unit 'kcal' is not known: choose one of eV, meV, kcal/mol"):
+        convert_model(tmp_path / "w.pt", energy_unit="kcal")
+    with pytest.raises(EquipotError, match="has a ZBL repulsion, whose constants are in eV"):
+        convert_model(tmp_path / "w.pt", energy_unit="hartree")
 
 
 def test_a_head_is_chosen_by_name():
