@@ -13,6 +13,7 @@ import torch
 from equipot.convert import botnet, mace, nequip, nequip_paper, nequix
 from equipot.convert.energy_unit import ENERGY_UNITS, in_electronvolts
 from equipot.convert.source import Source, read_source
+from equipot.errors import EquipotError
 from equipot.models import Potential
 from equipot.models.model_file import converted
 
@@ -63,7 +64,16 @@ def convert_model(
         EquipotError: The file cannot be read or is not trusted, or the model has a choice that equipot lacks.
     """
     source = read_source(path, config, trust_pickle=trust_pickle)
-    potential = in_electronvolts(CONVERTERS[source.code](source, head), energy_unit, source.name)
+    try:
+        potential = CONVERTERS[source.code](source, head)
+    except EquipotError:
+        raise
+    except (TypeError, ValueError, LookupError) as error:  # JSON written by hand can hold anything
+        raise EquipotError(
+            f"{source.name}: the hyper-parameters are not of the form that {source.code} has ({type(error).__name__}: "
+            f"{error}). Compare them with docs/bring/, or let a script of equipot/convert/export/ write them."
+        ) from error
+    potential = in_electronvolts(potential, energy_unit, source.name)
     facts = {"code": source.code, "version": source.version, "file": source.name, "sha256": source.sha256}
     provenance = {
         "converted_from": {**facts, "head": head, "energy_unit": energy_unit, "hyper_parameters": source.options}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from equipot.convert.features import widths_of
 from equipot.convert.layout import gate_order, linear, pooled_irreps, species_linear, uvu_paths
-from equipot.convert.phases import convention_of
+from equipot.convert.mace_constants import check_radial
+from equipot.convert.phases import read_signs
 from equipot.convert.source import Source
 from equipot.convert.taken import Options, Tensors
 from equipot.convert.target import Target
@@ -71,15 +72,15 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     """
     if head is not None:
         raise EquipotError(f"{source.name}: models of BOTNet's code have one energy; leave --head out.")
-    options, tensors = Options(source.options, source.name), Tensors(source.tensors, source.name)
+    state, convention = read_signs(source.tensors, str(source.options.get("e3nn", "0.4.4")))
+    options, tensors = Options(source.options, source.name), Tensors(state, source.name)
     numbers = [int(z) for z in options.get("atomic_numbers")]
     order = torch.tensor(sorted(range(len(numbers)), key=numbers.__getitem__))
     E0 = tensors.take("atomic_energies_fn.atomic_energies", (len(numbers),)).double()[order]
     design, hidden, scaled = _design(options)
     scale, shift = [float(tensors.take(f"scale_shift.{key}")) for key in ("scale", "shift")] if scaled else [1.0, 0.0]
     neighbours = float(options.number("avg_num_neighbors"))
-    convention = convention_of(str(options.get("e3nn", "0.4.4")))
-    options.ignore("num_elements", "atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "dtype")
+    options.ignore("e3nn", "num_elements", "atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "dtype")
     options.finish()
     n = len(numbers)
     statistics = Statistics(
@@ -95,6 +96,7 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     for index in range(design.layers):
         h = _fill_layer(target, tensors, index, h, _Published(hidden, order, convention))
         _fill_readout(target, tensors, index, h)
+    check_radial(tensors, design, source.name)
     tensors.ignore(("radial_embedding.",), ("output_mask",))
     tensors.finish()
     return target.finish()
@@ -112,13 +114,18 @@ def _design(options: Options) -> tuple[Design, Irreps, bool]:
     scaled, readouts, linear_last = options.choice("model", _MODELS)
     layers = options.whole("num_interactions")
     later = options.choice("interaction_cls", _BLOCKS)
-    first = options.choice("interaction_cls_first", _BLOCKS, options.get("interaction_cls"))
-    if readouts == "last" or (linear_last and readouts == "every"):
+    if readouts == "last" or linear_last:
         first = later  # such models take one class of blocks
+        options.ignore("interaction_cls_first")
+    else:
+        first = options.choice("interaction_cls_first", _BLOCKS)
     _check_blocks(first, later, layers)
     hidden = Irreps(options.get("hidden_irreps"))
     max_L, channels, parity = widths_of(hidden, "the features")
-    gate = options.choice("gate", {"silu": "mlp", None: "two_linear", "None": "two_linear"}, None)
+    if linear_last:
+        options.ignore("gate")
+    gates = {"silu": "mlp", None: "two_linear", "None": "two_linear"}
+    form = "linear" if linear_last else options.choice("gate", gates)
     middle = Irreps(options.get("MLP_irreps", "16x0e"))
     axes: dict[str, Any] = {
         "r_max": options.number("r_max"), "layers": layers, "max_ell": options.whole("max_ell"), "max_L": max_L,
@@ -128,7 +135,7 @@ def _design(options: Options) -> tuple[Design, Irreps, bool]:
         "self_connection": "none" if later.skip == "none" else "species",
         "self_connection_first": first.skip == "features",
         "message_species": "first" if first.skip == "message" else "none",
-        "readout_layers": readouts, "readout": "linear" if linear_last else gate, "readout_hidden": middle.num_irreps,
+        "readout_layers": readouts, "readout": form, "readout_hidden": middle.num_irreps,
         "scale": "force_rms" if scaled else "none", "shift": "mean" if scaled else "none",
     }  # fmt: skip
     return Design(**axes), hidden, scaled

@@ -1,7 +1,7 @@
 """mace-torch: MACE and ScaleShiftMACE.
 
-The hyper-parameters have the names of mace-torch's constructor; `equipot/convert/export/mace.py` writes them. Each
-layer's state is
+The hyper-parameters have the names of mace-torch's constructor; `equipot/convert/export/export_mace.py` writes them.
+Each layer's state is
 
     interactions.t   linear_up (U) · conv_tp_weights (R) · linear (W) · skip_tp (P or S) · density_fn (N);
                      the nonlinear block has more, see `equipot.convert.mace_nonlinear`
@@ -22,6 +22,7 @@ from equipot.convert.couplings import product_weights
 from equipot.convert.features import widths_of
 from equipot.convert.layout import by_output as sorted_paths
 from equipot.convert.layout import linear, pooled_irreps, species_linear, uvu_paths
+from equipot.convert.mace_constants import check_constants, check_parts
 from equipot.convert.mace_nonlinear import (
     BLOCKS,
     Block,
@@ -31,7 +32,7 @@ from equipot.convert.mace_nonlinear import (
     fill_biased_readout,
     fill_nonlinear_block,
 )
-from equipot.convert.phases import convention_of
+from equipot.convert.phases import read_signs
 from equipot.convert.source import Source
 from equipot.convert.taken import Options, Tensors
 from equipot.convert.target import Target
@@ -72,22 +73,24 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     Raises:
         EquipotError: A choice that equipot lacks (named), a missing or unknown weight, or an unknown head.
     """
-    options, tensors = Options(source.options, source.name), Tensors(source.tensors, source.name)
+    state, convention = read_signs(source.tensors, str(source.options.get("e3nn", "0.4.4")))
+    options, tensors = Options(source.options, source.name), Tensors(state, source.name)
     order, species = _species(options, tensors)
-    heads = list(options.get("heads", ["Default"]) or ["Default"])
+    heads = _heads(options, source.name)
     chosen = _head(heads, head, source.name)
     energies = tensors.take("atomic_energies_fn.atomic_energies").double().reshape(-1, len(species))
     E0 = energies[chosen if len(energies) > 1 else 0][order]
     scale_shift = options.choice("model", {"MACE": False, "ScaleShiftMACE": True}, "ScaleShiftMACE")
     scale, shift = _scale_shift(tensors, chosen) if scale_shift else (1.0, 0.0)
-    size = _size(options, tensors, len(species), (len(heads), chosen), scale_shift)
+    size = _size(options, tensors, (len(species), len(heads), chosen), scale_shift, convention)
     statistics = _statistics(options, species, E0, scale, shift)
     options.finish()
     dtype = tensors.take("node_embedding.linear.weight").dtype
+    check_parts(tensors, size.design, species, source.name)
+    check_constants(tensors, size.design, species, source.name)
     target = Target(size.design, statistics, dtype, source.name)
     target.put_energy(E0, scale, shift)
     _fill(target, tensors, size, order)
-    _check_constants(tensors, size.design, source.name)
     tensors.ignore(_CONSTANTS, ("_zeroed", "output_mask"))
     tensors.finish()
     return target.finish()
@@ -107,6 +110,13 @@ def _species(options: Options, tensors: Tensors) -> tuple[Tensor, tuple[int, ...
     return torch.tensor(sorted(range(len(numbers)), key=numbers.__getitem__)), tuple(sorted(numbers))
 
 
+def _heads(options: Options, name: str) -> list[str]:
+    heads = options.get("heads", None) or ["Default"]
+    if not isinstance(heads, list):
+        raise EquipotError(f"{name}: heads = {heads!r} must be a list of names.")
+    return [str(head) for head in heads]
+
+
 def _head(heads: list[str], head: str | None, name: str) -> int:
     if head is None and len(heads) > 1:
         raise EquipotError(f"{name} has several heads ({', '.join(heads)}): choose one with --head.")
@@ -121,7 +131,10 @@ def _scale_shift(tensors: Tensors, head: int) -> tuple[float, float]:
     return scale, shift
 
 
-def _size(options: Options, tensors: Tensors, num_species: int, heads: tuple[int, int], scale_shift: bool) -> _Size:
+def _size(
+    options: Options, tensors: Tensors, counts: tuple[int, int, int], scale_shift: bool, convention: str
+) -> _Size:  # fmt: skip
+    """What the shapes follow from; `counts`: the numbers of elements and heads, and the head that is wanted."""
     layers = options.whole("num_interactions")
     later = options.choice("interaction_cls", BLOCKS)
     first = options.choice("interaction_cls_first", BLOCKS)
@@ -136,12 +149,11 @@ def _size(options: Options, tensors: Tensors, num_species: int, heads: tuple[int
         **_radial_axes(options), **_product_axes(options, tensors), **_energy_axes(options, layers, scale_shift),
     }  # fmt: skip
     _refuse(options)
-    convention = convention_of(str(options.get("e3nn", "0.4.4")))
     blocks = (first, *([later] * (layers - 1)))
     scalars = Irreps([(edge.count(_SCALAR), _SCALAR)]) if edge is not None and edge_first else None
     edges = (scalars, *([edge] * (layers - 1)))
-    options.ignore("dtype")
-    return _Size(Design(**axes), num_species, hidden, convention, blocks, edges, *heads)
+    options.ignore("dtype", "e3nn")
+    return _Size(Design(**axes), counts[0], hidden, convention, blocks, edges, *counts[1:])
 
 
 def _radial_axes(options: Options) -> dict[str, Any]:
@@ -149,6 +161,8 @@ def _radial_axes(options: Options) -> dict[str, Any]:
     transform = options.choice("distance_transform", {"None": "none", None: "none", "Agnesi": "agnesi", "Soft": "soft"},
                                "None")  # fmt: skip
     widths = options.get("radial_MLP", None) or [64, 64, 64]
+    if not isinstance(widths, list):
+        raise EquipotError(f"radial_MLP = {widths!r} must be a list of widths such as [64, 64, 64].")
     return {
         "r_max": options.number("r_max"), "num_radial": options.whole("num_bessel"), "radial_basis": kind,
         "envelope_p": options.whole("num_polynomial_cutoff"), "max_ell": options.whole("max_ell"),
@@ -160,7 +174,7 @@ def _radial_axes(options: Options) -> dict[str, Any]:
 
 def _product_axes(options: Options, tensors: Tensors) -> dict[str, Any]:
     correlation = options.get("correlation")
-    orders = set(correlation if isinstance(correlation, list) else [correlation])
+    orders = set(correlation) if isinstance(correlation, list) else {options.whole("correlation")}
     if len(orders) != 1:
         raise EquipotError(f"correlation = {correlation!r}: equipot has one correlation order for all layers.")
     if options.get("use_reduced_cg", False) and not tensors.names_with("U_matrix"):
@@ -180,8 +194,9 @@ def _energy_axes(options: Options, layers: int, scale_shift: bool) -> dict[str, 
     last_only = options.choice("use_last_readout_only", {True: "last", False: "every", None: "every"}, False)
     if layers == 1 and last_only == "last":
         raise EquipotError("use_last_readout_only = True with one layer: such a model has no readout at all.")
-    form = options.choice("gate", {"silu": "mlp", None: "two_linear", "None": "two_linear"}, "silu",
-                          "A readout with another activation cannot be converted.")  # fmt: skip
+    default = {"default": "silu"} if layers == 1 else {}  # one layer has a linear readout
+    form = options.choice("gate", {"silu": "mlp", None: "two_linear", "None": "two_linear"}, **default,
+                          why="A readout with another activation cannot be converted.")  # fmt: skip
     hidden = Irreps(options.get("MLP_irreps", "16x0e"))
     if hidden.unique != (_SCALAR,):
         raise EquipotError(f"MLP_irreps = {hidden}: equipot's readout has even scalars only, such as 16x0e.")
@@ -250,6 +265,11 @@ def _fill_layer(
     for n, (_, ir) in enumerate(out):
         one = order.new_zeros(1) if shared else order
         for key, w in product_weights(target, tensors, f"{prefix}.{n}", (index, A, ir), size.convention).items():
+            if w.shape[1] != len(one):
+                raise EquipotError(
+                    f"{prefix}.{n} has weights of {w.shape[1]} elements instead of {len(one)}: use_agnostic_product = "
+                    f"{shared} does not belong to them."
+                )
             target.put(key, w[:, one])
     target.put_blocks(f"{at}.down.weights", linear(tensors.take(f"products.{index}.linear.weight"), out, out))
     return out
@@ -314,39 +334,3 @@ def _fill_last_readout(target: Target, tensors: Tensors, size: _Size, published:
     second = linear(tensors.take(f"{name}.linear_2.weight"), middle, energies)[_SCALAR]
     target.put(f"{at}.first.weights.0e", first[:, rows])
     target.put(f"{at}.second.weights.0e", second[rows, size.head : size.head + 1] / math.sqrt(size.heads))
-
-
-def _check_constants(tensors: Tensors, design: Design, name: str) -> None:
-    """Compares constants that are stored with those that equipot computes."""
-    stored = {
-        "radial_embedding.cutoff_fn.p": float(design.envelope_p),
-        "r_max": design.r_max, "radial_embedding.cutoff_fn.r_max": design.r_max,
-        "num_interactions": float(design.layers),
-        "radial_embedding.distance_transform.q": 0.9183, "radial_embedding.distance_transform.p": 4.5791,
-        "radial_embedding.distance_transform.a": 1.0805, "radial_embedding.distance_transform.alpha": 4.0,
-        "pair_repulsion_fn.p": float(design.envelope_p), "pair_repulsion_fn.a_exp": 0.3,
-        "pair_repulsion_fn.a_prefactor": 0.4543,
-    }  # fmt: skip
-    for key, value in stored.items():
-        if key in tensors:
-            _same(tensors.take(key).double().reshape(-1), torch.tensor([value]).double(), f"{name}: {key}")
-    if design.radial_basis == "bessel":
-        roots = tensors.take("radial_embedding.bessel_fn.bessel_weights", (design.num_radial,)).double()
-        ours = torch.arange(1, design.num_radial + 1, dtype=torch.float64) * math.pi / design.r_max
-        _same(roots, ours, f"{name}: the Bessel roots")
-    if design.radial_basis == "gaussian":
-        centres = tensors.take("radial_embedding.bessel_fn.gaussian_weights", (design.num_radial,)).double()
-        _same(
-            centres,
-            torch.linspace(0.0, design.r_max, design.num_radial, dtype=torch.float64),
-            f"{name}: the centres of the Gaussians",
-        )
-
-
-def _same(theirs: Tensor, ours: Tensor, what: str) -> None:
-    if not torch.allclose(theirs, ours, rtol=1e-6, atol=1e-7):
-        raise EquipotError(
-            f"{what} is {theirs.tolist()} in the weights, but {ours.tolist()} by the hyper-parameters and the "
-            "published constants. The files do not belong together, or the constants were trained; such ones are not "
-            "converted."
-        )

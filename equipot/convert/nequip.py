@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from equipot.convert.nequip_config import full_options
-from equipot.convert.nequip_layers import Convolutions, elements, feature_axes, fill_layers, inner_state, symbols_of
+from equipot.convert.nequip_layers import Convolutions, elements, feature_axes, fill_layers, inner_state
+from equipot.convert.phases import read_signs
 from equipot.convert.source import Source
 from equipot.convert.taken import Options, Tensors
 from equipot.convert.target import Target
@@ -33,7 +34,9 @@ _ACTIVATIONS = {
     "None": ("none", "nequip"), "null": ("none", "nequip"),
 }  # fmt: skip
 """Activation of the readout, and its scaling: a missing one has no factor √2, one that is called "None" has."""
-_UNITS = {"metal": 1.0, "real": 14.399645 / 332.06371}
+_UNITS_OF_CHARGE = 14.399645
+"""e²/4πε₀ in eV Å."""
+_UNITS = {"metal": 1.0, "real": _UNITS_OF_CHARGE / 332.06371}
 """eV per unit of energy in LAMMPS's units, by LAMMPS's own constants of the Coulomb energy."""
 
 
@@ -59,7 +62,7 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     if head is not None:
         raise EquipotError(f"{source.name}: models of nequip have one energy and no head {head!r}; leave out --head.")
     _check_version(source)
-    state, convention = symbols_of(inner_state(source, "type_embed."), str(source.options.get("e3nn", "0.6.0")))
+    state, convention = read_signs(inner_state(source, "type_embed."), str(source.options.get("e3nn", "0.6.0")))
     options, tensors = Options(full_options(source.options, source.name), source.name), Tensors(state, source.name)
     order, species = elements(list(options.get("type_names")), "type_names")
     size = _size(options, convention)
@@ -73,7 +76,7 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     target = Target(design, _statistics(species, counts, E0, scale), dtype, source.name)
     target.put_energy(E0, scale)
     _fill(target, tensors, size, order)
-    _check_constants(tensors, design, species, order, source.name)
+    _check_constants(tensors, design, torch.tensor(species)[torch.argsort(order)], unit, source.name)
     tensors.ignore((), ("output_mask",))
     tensors.finish()
     return target.finish()
@@ -206,8 +209,13 @@ def _counts(options: Options, order: Tensor) -> tuple[Tensor, bool]:
     """Mean numbers of neighbours of the elements, and whether they differ by element."""
     given = options.get("avg_num_neighbors")
     if isinstance(given, Mapping):
-        given = [given[name] for name in options.get("type_names")]
+        names = options.get("type_names")
+        if set(given) != set(names):
+            raise EquipotError(f"avg_num_neighbors = {dict(given)}: give one number for each of {', '.join(names)}.")
+        given = [given[name] for name in names]
     counts = torch.as_tensor(given, dtype=torch.float64).reshape(-1)
+    if counts.numel() not in (1, len(order)):
+        raise EquipotError(f"avg_num_neighbors = {given}: give one number, or one for each of {len(order)} types.")
     per_type = counts.numel() > 1
     return (counts[order] if per_type else counts.expand(len(order))), per_type
 
@@ -252,14 +260,14 @@ def _fill(target: Target, tensors: Tensors, size: _Size, order: Tensor) -> None:
         target.put(f"{at}.{place}.weights.0e", tensors.take(name))
 
 
-def _check_constants(tensors: Tensors, design: Design, species: tuple[int, ...], order: Tensor, name: str) -> None:
+def _check_constants(tensors: Tensors, design: Design, types: Tensor, unit: float, name: str) -> None:
     """The constants that equipot computes itself must be those of the file."""
     expected = {"edge_norm._rmax_recip": torch.tensor([1.0 / design.r_max])}
     if not design.radial_trainable:
         expected["bessel_encode.bessel_weights"] = torch.arange(1.0, design.num_radial + 1)
     if design.pair_repulsion != "none":
-        expected["pair_potential.atomic_numbers"] = torch.tensor(species)[torch.argsort(order)]
-        tensors.ignore(("pair_potential._qqr2exesquare",))
+        expected["pair_potential.atomic_numbers"] = types
+        expected["pair_potential._qqr2exesquare"] = torch.tensor([0.5 * _UNITS_OF_CHARGE / unit])
     for key, values in expected.items():
         found = tensors.take(key).double().reshape(-1)
         if found.shape != values.shape or not torch.allclose(found, values.double(), rtol=1e-6):

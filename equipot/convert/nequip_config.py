@@ -33,7 +33,8 @@ def full_options(given: Mapping[str, Any], name: str) -> dict[str, Any]:
         EquipotError: The builder is another one, or the preset does not exist.
     """
     options = dict(given)
-    builder = str(options.pop("_target_", "nequip.model.NequIPGNNModel")).rsplit(".", 1)[-1]
+    default = "FullNequIPGNNModel" if "feature_irreps_hidden" in options else "NequIPGNNModel"
+    builder = str(options.pop("_target_", default)).rsplit(".", 1)[-1]
     if builder not in _BUILDERS:
         raise EquipotError(
             f"{name}: the model was built by {builder}; equipot knows the arguments of {', '.join(_BUILDERS)}. "

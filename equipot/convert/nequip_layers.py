@@ -9,12 +9,11 @@ from torch import Tensor
 
 from equipot.convert.features import widths_of
 from equipot.convert.layout import UvuPath, gate_order, linear, pooled_irreps, species_linear, uvu_paths
-from equipot.convert.phases import convention_of
 from equipot.convert.source import Source
 from equipot.convert.taken import Tensors
 from equipot.convert.target import Target
 from equipot.errors import EquipotError
-from equipot.o3 import Irrep, Irreps, wigner_3j
+from equipot.o3 import Irrep, Irreps
 
 _SCALAR = Irrep(0, 1)
 
@@ -139,6 +138,8 @@ def elements(names: Sequence[str], what: str) -> tuple[Tensor, tuple[int, ...]]:
         EquipotError: A type is no chemical symbol, or stands twice.
     """
     unknown = [name for name in names if name not in atomic_numbers or name == "X"]
+    if not names:
+        raise EquipotError(f"{what} is missing: the weights do not say which elements the model has.")
     if unknown or len(set(names)) != len(names):
         raise EquipotError(
             f"{what} = {list(names)}: equipot's potentials know chemical elements, each once, and "
@@ -146,34 +147,3 @@ def elements(names: Sequence[str], what: str) -> tuple[Tensor, tuple[int, ...]]:
         )
     numbers = [atomic_numbers[name] for name in names]
     return torch.tensor(sorted(range(len(numbers)), key=numbers.__getitem__)), tuple(sorted(numbers))
-
-
-def symbols_of(tensors: dict[str, Tensor], e3nn: str) -> tuple[dict[str, Tensor], str]:
-    """Returns the tensors without constants of compiled products, and the convention of the Wigner 3j symbols' signs.
-
-    A state dict holds the symbols that the model uses; they count, not the version that is said to have made it.
-
-    Args:
-        tensors: A state dict.
-        e3nn: Version of e3nn where no symbol tells.
-
-    Raises:
-        EquipotError: The symbols have signs of no known version.
-    """
-    found = {name: value for name, value in tensors.items() if "_w3j_" in name}
-    kept = {name: value for name, value in tensors.items() if "_compiled_main" not in name}
-    conventions = set()
-    for name, value in found.items():
-        l1, l2, l3 = (int(ell) for ell in name.split("_w3j_")[1].split("_"))
-        ours = wigner_3j(l1, l2, l3)
-        product = float((value.double() * ours).sum() / value.double().norm())
-        if abs(abs(product) - 1.0) > 1e-4:
-            raise EquipotError(f"{name} is no Wigner 3j symbol of e3nn 0.4 … 0.6: the file is damaged.")
-        low, middle, high = sorted((l1, l2, l3))
-        if low == 1 and middle == high and high >= 2:
-            conventions.add("0.6" if product > 0 else "0.4")
-    if len(conventions) > 1:
-        raise EquipotError(
-            "the Wigner 3j symbols of the model have signs of two versions of e3nn: it is not converted."
-        )
-    return kept, conventions.pop() if conventions else convention_of(e3nn)

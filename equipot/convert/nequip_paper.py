@@ -16,8 +16,9 @@ from ase.data import atomic_numbers
 from torch import Tensor
 
 from equipot.convert.layout import linear
-from equipot.convert.nequip_layers import Convolutions, elements, feature_axes, fill_layers, inner_state, symbols_of
+from equipot.convert.nequip_layers import Convolutions, elements, feature_axes, fill_layers, inner_state
 from equipot.convert.nequip_paper_config import BUILDERS, irreps_of
+from equipot.convert.phases import read_signs
 from equipot.convert.source import Source
 from equipot.convert.taken import Options, Tensors
 from equipot.convert.target import Target
@@ -55,7 +56,7 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
         raise EquipotError(f"{source.name}: models of nequip have one energy and no head {head!r}; leave out --head.")
     version = _version(source)
     e3nn = str(source.options.get("e3nn", "0.4.4"))
-    state, convention = symbols_of(inner_state(source, "chemical_embedding."), e3nn)
+    state, convention = read_signs(inner_state(source, "chemical_embedding."), e3nn)
     options, tensors = Options(irreps_of(source.options), source.name), Tensors(state, source.name)
     order, species = elements(_types(options), "chemical_symbols")
     size = _Size(

@@ -108,6 +108,8 @@ def irreps_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if "num_features" not in options:
         return options
     l_max, parity, mul = (options.pop(key, None) for key in ("l_max", "parity", "num_features"))
+    if l_max is None or parity is None:
+        raise EquipotError("num_features stands without l_max or parity: give all three, as nequip's configuration.")
     degrees, signs = range(int(l_max) + 1), ("e", "o") if parity else ("e",)
     derived = {
         "chemical_embedding_irreps_out": f"{mul}x0e",

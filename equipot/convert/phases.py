@@ -1,6 +1,9 @@
 """Signs of the Wigner 3j symbols between the conventions of e3nn's versions."""
 
+from torch import Tensor
+
 from equipot.errors import EquipotError
+from equipot.o3 import wigner_3j
 
 CONVENTIONS = ("0.4", "0.6")
 """The two conventions, named by an e3nn version: 0.4 up to 0.4.4, 0.6 from 0.5.0 on, which equipot shares."""
@@ -15,6 +18,8 @@ Found by comparing e3nn 0.3.3 to 0.6.0, which have two conventions; the sum of t
 natural parity never change.
 """
 _KNOWN_DEGREES = 9
+_COMPILED = ("_compiled_main", "graph_opt", "contractions_weighting", "contractions_features")
+"""Parts of the names of constants in compiled products."""
 
 
 def convention_of(version: str) -> str:
@@ -53,3 +58,34 @@ def sign(l1: int, l2: int, l3: int, convention: str) -> int:
             f"{_KNOWN_DEGREES}. Give the state dict with the matrices U_matrix_…, from which they are read."
         )
     return -1 if degrees in FLIPPED else 1
+
+
+def read_signs(tensors: dict[str, Tensor], e3nn: str) -> tuple[dict[str, Tensor], str]:
+    """Returns the tensors without constants of compiled products, and the convention of the Wigner 3j symbols' signs.
+
+    A state dict holds the symbols that the model uses; they count, not the version that is said to have made it.
+
+    Args:
+        tensors: A state dict.
+        e3nn: Version of e3nn where no symbol tells.
+
+    Raises:
+        EquipotError: The symbols have signs of no known version.
+    """
+    found = {name: value for name, value in tensors.items() if "_w3j_" in name}
+    kept = {name: value for name, value in tensors.items() if not any(part in name for part in _COMPILED)}
+    conventions = set()
+    for name, value in found.items():
+        l1, l2, l3 = (int(ell) for ell in name.split("_w3j_")[1].split("_"))
+        ours = wigner_3j(l1, l2, l3)
+        product = float((value.double() * ours).sum() / value.double().norm())
+        if abs(abs(product) - 1.0) > 1e-4:
+            raise EquipotError(f"{name} is no Wigner 3j symbol of e3nn 0.4 … 0.6: the file is damaged.")
+        low, middle, high = sorted((l1, l2, l3))
+        if low == 1 and middle == high and high >= 2:
+            conventions.add("0.6" if product > 0 else "0.4")
+    if len(conventions) > 1:
+        raise EquipotError(
+            "the Wigner 3j symbols of the model have signs of two versions of e3nn: it is not converted."
+        )
+    return kept, conventions.pop() if conventions else convention_of(e3nn)

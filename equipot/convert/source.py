@@ -73,6 +73,8 @@ def read_source(
         raise EquipotError(f"{path} is a folder without {BEST_MODEL}: name the file of the model in it.")
     if weights.stat().st_size == 0:
         raise EquipotError(f"{weights} is empty (0 bytes): copy it again.")
+    if path.suffix == ".json":
+        raise EquipotError(f"{path} holds hyper-parameters: give the file of the weights that lies beside it.")
     if path.suffix == ".equipot":
         raise EquipotError(f"{path} is an equipot model already: use it as it is.")
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -125,7 +127,7 @@ def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
                 "that it was compiled from."
             ) from error
         raise EquipotError(
-            f"{path} is not a file that torch can read ({str(error).splitlines()[0]}). Give a .model, .pt, .pth or "
+            f"{path} is not a file that torch can read ({type(error).__name__}). Give a .model, .pt, .pth or "
             ".safetensors file as the other code wrote it; a copy may be incomplete."
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):

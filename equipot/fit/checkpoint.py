@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
+from equipot.fit.options import FitOptions
 from equipot.models.model_file import read_model_header
 
 CHECKPOINT = "last.ckpt"
@@ -124,13 +126,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Compares the configuration of a run with the one it is to be resumed with.
 
+    An option that was not there yet when the run began has its default, as the run had.
+
     Returns:
         What differs and may: dotted key to (old, new) value.
 
     Raises:
         EquipotError: They differ in more than `FREE_TO_CHANGE`; the message names every difference.
     """
-    found = differences(old, new)
+    found = differences(_with_later_options(old, new), new)
     changed = {k: v for k, v in found.items() if k not in FREE_TO_CHANGE}
     if "train_data" in changed:
         changed = {k: v for k, v in changed.items() if not k.startswith("statistics.")}
@@ -143,6 +147,17 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
             f"cannot resume with a changed configuration: {listed}. Only {allowed} may change; {_WHAT_TO_DO}"
         )
     return found
+
+
+def _with_later_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an old configuration with the defaults of options that only the new one has."""
+    filled = dict(old)
+    for section, defaults in (("design", Design()), ("fit", FitOptions())):
+        before, after = old.get(section), new.get(section)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            known = defaults.model_dump(mode="json")
+            filled[section] = {**before, **{key: known[key] for key in after if key in known and key not in before}}
+    return filled
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 import small
 import torch
 
+from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
 from equipot.fit.checkpoint import (
@@ -18,6 +19,7 @@ from equipot.fit.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from equipot.fit.options import FitOptions
 from equipot.fit.train import fit
 from equipot.models.model_file import save_potential
 
@@ -194,6 +196,21 @@ def test_only_the_length_of_a_run_may_change():
         r"train_data was 'abc' and is now 'd'",
     ):
         check_unchanged(old, {"fit": {"lr": 0.1, "max_epochs": 10, "max_minutes": None}, "train_data": "d"})
+
+
+def test_options_of_a_later_version_at_their_defaults_are_no_change():
+    """A run that began before an axis or an option existed goes on with it."""
+    new = {"design": Design().model_dump(mode="json"), "fit": FitOptions().model_dump(mode="json")}
+    old = {section: dict(values) for section, values in new.items()}
+    del old["design"]["repulsion_scaled"], old["design"]["first_layer"], old["fit"]["train_only"]
+    assert check_unchanged(old, new) == {}
+    new["fit"]["train_only"] = ["readouts.*"]
+    new["design"]["first_layer"] = "linear"
+    with pytest.raises(EquipotError, match=r"design\.first_layer was 'same' and is now 'linear'.*train_only"):
+        check_unchanged(old, new)
+    old["fit"]["clip"] = None  # another value, not an absent one
+    with pytest.raises(EquipotError, match=r"fit\.clip was None and is now 10"):
+        check_unchanged(old, new)
 
 
 def test_a_full_disk_is_an_operating_system_error(tmp_path, monkeypatch):

@@ -109,10 +109,20 @@ def test_names_of_all_builders_mean_the_same():
     assert "learning_rate" not in model_options({"learning_rate": 1.0, "r_max": 4.0}, "x")
 
 
+def test_numbers_of_neighbours_must_be_those_of_the_types():
+    for wrong in ([1.0, 2.0], {"H": 1.0}, [1.0, 2.0, 3.0, 4.0]):
+        with pytest.raises(EquipotError, match=r"avg_num_neighbors .* give one number"):
+            convert(ZBL, avg_num_neighbors=wrong)
+
+
 def test_units_of_lammps_real_become_ev():
     """A model with ZBL in kcal/mol: everything else is scaled by LAMMPS's own ratio, ZBL is that of metal units."""
     metal = convert(ZBL)
-    real = convert(ZBL, pair_potential=ZBL.meta["options"]["pair_potential"] | {"units": "real"})
+    given = {"pair_potential": ZBL.meta["options"]["pair_potential"] | {"units": "real"}}
+    with pytest.raises(EquipotError, match=r"_qqr2exesquare"):  # the weights say metal
+        convert(ZBL, **given)
+    name = "model.func.pair_potential._qqr2exesquare"
+    real = convert(ZBL, tensors=ZBL.source.tensors | {name: torch.tensor(332.06371 / 2, dtype=torch.float64)}, **given)
     graph = graph_of(metal)
     repulsion = metal.repulsion(graph, graph.vectors().norm(dim=1))
     a, b = (model(graph, graph.vectors()) - repulsion for model in (metal, real))

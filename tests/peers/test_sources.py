@@ -3,15 +3,21 @@
 import dataclasses
 import json
 import pickle
+import types
 
 import pytest
 import safetensors.torch
 import torch
 
 from equipot.convert import CONVERTERS, convert_model
+from equipot.convert.export import export_botnet, export_mace
 from equipot.convert.unpickle import packages_of
 from equipot.errors import EquipotError
+<<<<<<< HEAD
 from equipot.models.model_file import load_potential, save_potential
+=======
+from equipot.o3 import wigner_3j
+>>>>>>> bc02c8d (Silent differences of converted models refused; a run of an earlier version can be resumed)
 
 from .golden import FOLDER, Golden, errors, predict, read_golden
 
@@ -188,6 +194,92 @@ def test_what_mace_has_and_equipot_lacks_is_refused_by_name(options, message):
 def test_what_botnet_has_and_equipot_lacks_is_refused_by_name(options, message):
     with pytest.raises(EquipotError, match=message):
         convert(changed(BOTNET, **options))
+
+
+NOT_THEIRS = [
+    ("mace_L1", {"atomic_numbers": [6, 1, 8]}, r"atomic_numbers = \[6, 1, 8\] .* those of the weights, \[1, 6, 8\]"),
+    ("mace_L1", {"use_agnostic_product": True}, r"weights of 3 elements instead of 1: use_agnostic_product = True"),
+    ("mace_agnostic_product", {"use_agnostic_product": False}, r"weights of 1 elements instead of 3"),
+    ("mace_L1", {"distance_transform": "Agnesi"}, r"distance transform 'none', the hyper-parameters to 'agnesi'"),
+    ("mace_agnesi", {"distance_transform": "None"}, r"distance transform 'agnesi', the hyper-parameters to 'none'"),
+    ("mace_agnesi", {"distance_transform": "Soft"}, r"distance transform 'agnesi', the hyper-parameters to 'soft'"),
+    ("mace_soft", {"distance_transform": "None"}, r"distance transform 'soft', the hyper-parameters to 'none'"),
+    ("mace_L1", {"pair_repulsion": True}, r"weights lack a pair repulsion"),
+    ("mace_zbl", {"pair_repulsion": False}, r"weights have a pair repulsion"),
+    ("botnet", {"r_max": 4.0}, r"cutoff_fn\.r_max is \[3\.2"),
+    ("botnet", {"num_polynomial_cutoff": 4}, r"cutoff_fn\.p"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), NOT_THEIRS, ids=str)
+def test_hyper_parameters_of_another_model_are_refused(name, options, message):
+    """Parts without trained weights leave constants in the file, which must be those of the hyper-parameters."""
+    with pytest.raises(EquipotError, match=message):
+        convert(changed(read_golden(FOLDER / f"{name}.npz"), **options))
+
+
+@pytest.mark.parametrize("name", ["mace_linear_gate", "botnet"])
+def test_the_gate_has_no_default(name):
+    golden = read_golden(FOLDER / f"{name}.npz")
+    options = {key: value for key, value in golden.meta["options"].items() if key != "gate"}
+    with pytest.raises(EquipotError, match="'gate' is missing"):
+        convert(dataclasses.replace(golden, meta=golden.meta | {"options": options}))
+
+
+def test_a_repulsion_that_mace_cuts_off_is_refused():
+    """The sum of covalent radii of potassium, 4.06 Å, is longer than the cutoff: mace-torch's envelope is not zero."""
+    golden = read_golden(FOLDER / "mace_zbl_scaled.npz")
+    heavy = {"atomic_numbers": torch.tensor([1, 6, 19])}
+    with pytest.raises(EquipotError, match=r"two K atoms has the range 4\.06 Å, .* r_max = 3\.2 Å"):
+        convert(changed(golden, atomic_numbers=[1, 6, 19]), golden.source.tensors | heavy)
+
+
+def test_radii_and_repulsion_of_others_are_refused():
+    golden = read_golden(FOLDER / "mace_zbl_scaled.npz")
+    for name in ("pair_repulsion_fn.covalent_radii", "pair_repulsion_fn.c"):
+        other = {name: 1.01 * golden.source.tensors[name]}
+        with pytest.raises(EquipotError, match=f"{name} is .*published constants"):
+            convert(golden, golden.source.tensors | other)
+
+
+def test_a_state_dict_as_torch_writes_it_is_converted():
+    """With the Wigner 3j symbols of compiled products, whose signs count."""
+    golden = read_golden(FOLDER / "mace_full_parity.npz")
+    symbol = {"interactions.1.conv_tp._compiled_main_left_right._w3j_1_2_2": -wigner_3j(1, 2, 2)}
+    for version in ("0.4.4", "0.6.0"):
+        potential = convert(changed(golden, e3nn=version), golden.source.tensors | symbol)
+        assert errors(predict(potential), golden)["energy"] < 1e-12
+
+
+def test_hyper_parameters_of_another_form_are_an_error(files):
+    for wrong, message in (
+        ({"radial_MLP": 64}, r"radial_MLP = 64 must be a list"),
+        ({"heads": "Default"}, r"heads = 'Default' must be a list"),
+        ({"correlation": 3.5}, r"correlation = 3\.5 must be a whole number"),
+        ({"atomic_numbers": 6}, r"TypeError"),
+        ({"radial_MLP": ["a"]}, r"not of the form that mace-torch has \(ValueError"),
+    ):
+        (files / "weights.json").write_text(json.dumps(MACE.meta["options"] | wrong))
+        with pytest.raises(EquipotError, match=message):
+            convert_model(files / "weights.pt")
+    with pytest.raises(EquipotError, match=r"weights\.json holds hyper-parameters"):
+        convert_model(files / "weights.json")
+
+
+class Convolution:
+    """What an exporter reads of a convolution first."""
+
+    def __init__(self, neighbours: float) -> None:
+        self.avg_num_neighbors = neighbours
+
+
+@pytest.mark.parametrize("exporter", [export_mace._neighbours, export_botnet._neighbours])
+def test_numbers_of_neighbours_that_differ_between_layers_are_refused(exporter):
+    model = types.SimpleNamespace(interactions=[Convolution(2.0), Convolution(3.0)])
+    with pytest.raises(ValueError, match="avg_num_neighbors differs between the layers"):
+        exporter(model)
+    model.interactions[1] = Convolution(2.0)
+    assert exporter(model) == 2.0
 
 
 def test_trained_constants_are_refused():

@@ -22,6 +22,9 @@ def export(model: Any, atomic_numbers: Any = None) -> tuple[dict[str, Any], dict
     Args:
         model: Of one of the eight classes in `botnet.modules.models`.
         atomic_numbers: Its elements in its order; without them they must be added to the hyper-parameters.
+
+    Raises:
+        ValueError: The layers divide by different numbers of neighbours.
     """
     first, readout = model.interactions[0], model.readouts[-1]
     hidden = first.target_irreps
@@ -38,7 +41,7 @@ def export(model: Any, atomic_numbers: Any = None) -> tuple[dict[str, Any], dict
         "interaction_cls_first": type(first).__name__,
         "num_interactions": len(model.interactions),
         "hidden_irreps": str(hidden),
-        "avg_num_neighbors": float(first.avg_num_neighbors),
+        "avg_num_neighbors": _neighbours(model),
     }
     if atomic_numbers is not None:
         options["atomic_numbers"] = [int(z) for z in atomic_numbers]
@@ -53,6 +56,13 @@ def export(model: Any, atomic_numbers: Any = None) -> tuple[dict[str, Any], dict
         for name, tensor in state.items()
         if "_compiled_main" not in name and "_w3j" not in name
     }
+
+
+def _neighbours(model: Any) -> float:
+    numbers = [float(block.avg_num_neighbors) for block in model.interactions]
+    if len(set(numbers)) != 1:
+        raise ValueError(f"avg_num_neighbors differs between the layers ({', '.join(map(str, numbers))})")
+    return numbers[0]
 
 
 def _version(package: str) -> str:

@@ -24,7 +24,8 @@ def export(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Returns the hyper-parameters and the weights of a `mace.modules.MACE` or `ScaleShiftMACE`.
 
     Raises:
-        ValueError: The model is prepared for cuequivariance, whose weights have another layout.
+        ValueError: The model is prepared for cuequivariance, whose weights have another layout, or its layers divide
+            by different numbers of neighbours.
     """
     first, radial, last = model.interactions[0], model.radial_embedding, model.readouts[-1]
     for config in (getattr(model, "cueq_config", None), getattr(first, "cueq_config", None)):
@@ -47,7 +48,7 @@ def export(model: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         "num_interactions": len(model.interactions),
         "hidden_irreps": str(model.products[0].linear.irreps_out),
         "atomic_numbers": [int(z) for z in model.atomic_numbers],
-        "avg_num_neighbors": _number(first.avg_num_neighbors),
+        "avg_num_neighbors": _neighbours(model),
         "correlation": _correlations(model),
         "heads": [str(head) for head in getattr(model, "heads", None) or ["Default"]],
         "radial_type": _RADIAL.get(type(radial.bessel_fn).__name__, type(radial.bessel_fn).__name__),
@@ -79,6 +80,13 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
         for name, tensor in state.items()
         if not any(part in name for part in _OURS_TO_COMPUTE)
     }
+
+
+def _neighbours(model: Any) -> float:
+    numbers = [_number(block.avg_num_neighbors) for block in model.interactions]
+    if len(set(numbers)) != 1:
+        raise ValueError(f"avg_num_neighbors differs between the layers ({', '.join(map(str, numbers))})")
+    return numbers[0]
 
 
 def _correlations(model: Any) -> Any:

@@ -55,8 +55,10 @@ def _radial(parts: dict[str, Any]) -> dict[str, Any]:
 
 def _layers(layers: list[Any]) -> dict[str, Any]:
     hidden = [layer.conv.edge_mlp.dims[1:-1] for layer in layers]
-    gate, norm = layers[0].equivariant_nonlin, layers[0].conv.avg_num_neighbors_norm.norm_const.double().reshape(-1)
-    counts = (1.0 / norm.square()).tolist()
+    gate, norms = layers[0].equivariant_nonlin, [layer.conv.avg_num_neighbors_norm.norm_const for layer in layers]
+    if any(not torch.equal(norm, norms[0]) for norm in norms):
+        raise ValueError("avg_num_neighbors differs between the layers")
+    counts = (1.0 / norms[0].double().reshape(-1).square()).tolist()
     gated = type(gate).__name__ == "Gate"
     return {
         "feature_irreps_hidden": [str(layer.feature_irreps_hidden) for layer in layers],
