@@ -13,11 +13,8 @@ from equipot.convert import CONVERTERS, convert_model
 from equipot.convert.export import export_botnet, export_mace
 from equipot.convert.unpickle import packages_of
 from equipot.errors import EquipotError
-<<<<<<< HEAD
 from equipot.models.model_file import load_potential, save_potential
-=======
 from equipot.o3 import wigner_3j
->>>>>>> bc02c8d (Silent differences of converted models refused; a run of an earlier version can be resumed)
 
 from .golden import FOLDER, Golden, errors, predict, read_golden
 
