@@ -93,7 +93,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
     changed = header.design.differences(named_point(point))
     energies = zip(statistics.species, statistics.atomic_energies, strict=True)
     rows = [
-        ["design", f"{point}, {len(changed)} axes changed: " + ", ".join(f"{a}={v[0]}" for a, v in changed.items())],
+        ["design", f"{point}, with " + (", ".join(f"{a}={v[0]}" for a, v in changed.items()) or "no change")],
         ["parameters", f"{header.parameters}, {header.dtype}"],
         ["cutoff", f"{header.design.r_max:g} Å, {header.design.layers} layers"],
         ["E0 (eV)", ", ".join(f"{chemical_symbols[z]} {e:.5f}" for z, e in energies)],

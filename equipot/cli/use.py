@@ -270,7 +270,8 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
         print_json(_relax_facts(result, out))
     else:
         facts = {name: value for name, value in _relax_facts(result, out).items() if value == value}
-        rows = [[name.replace("_", " "), str(value)] for name, value in facts.items()]
+        shown = {name: f"{value:.6f}" if isinstance(value, float) else str(value) for name, value in facts.items()}
+        rows = [[name.replace("_", " "), value] for name, value in shown.items()]
         print_table("Relaxation", ["quantity", "value"], rows)
     if result.status != "converged":
         note(f"error: {result.message}")

@@ -64,18 +64,25 @@ def convert_model(
         EquipotError: The file cannot be read or is not trusted, or the model has a choice that equipot lacks.
     """
     source = read_source(path, config, trust_pickle=trust_pickle)
-    try:
-        potential = CONVERTERS[source.code](source, head)
-    except EquipotError:
-        raise
-    except (TypeError, ValueError, LookupError) as error:  # JSON written by hand can hold anything
-        raise EquipotError(
-            f"{source.name}: the hyper-parameters are not of the form that {source.code} has ({type(error).__name__}: "
-            f"{error}). Compare them with docs/bring/, or let a script of equipot/convert/export/ write them."
-        ) from error
-    potential = in_electronvolts(potential, energy_unit, source.name)
+    potential = in_electronvolts(_potential_of(source, head), energy_unit, source.name)
     facts = {"code": source.code, "version": source.version, "file": source.name, "sha256": source.sha256}
     provenance = {
         "converted_from": {**facts, "head": head, "energy_unit": energy_unit, "hyper_parameters": source.options}
     }
     return Converted(potential if dtype is None else converted(potential, dtype), provenance)
+
+
+def _potential_of(source: Source, head: str | None) -> Potential:
+    """The potential; whatever a hyper-parameter of a wrong kind or weights of a wrong size lead to names the file."""
+    try:
+        return CONVERTERS[source.code](source, head)
+    except EquipotError as error:
+        if source.name in str(error):
+            raise
+        raise EquipotError(f"{source.name}: {error}") from error
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:  # JSON written by hand can hold anything
+        raise EquipotError(
+            f"{source.name}: the hyper-parameters are not of the form that {source.code} has ({type(error).__name__}: "
+            f"{error}), or belong to other weights. Compare them with docs/bring/, or let a script of "
+            "equipot/convert/export/ write them."
+        ) from error

@@ -51,7 +51,10 @@ def species_linear(flat: Tensor, irreps_in: Irreps, num_features: int, irreps_ou
     """
     expected = num_features * linear_size(irreps_in, irreps_out)
     if flat.numel() != expected:
-        raise EquipotError(f"a linear map {irreps_in} → {irreps_out} has {flat.numel()} weights instead of {expected}.")
+        raise EquipotError(
+            f"a linear map {irreps_in} → {irreps_out} has {flat.numel()} weights instead of {expected}: weights and "
+            "hyper-parameters do not belong together. Compare irreps, layers and kinds of blocks."
+        )
     rows, columns = channels_within(irreps_in), channels_within(irreps_out)
     shared = [ir for ir in irreps_in.unique if ir in irreps_out]
     found = {ir: flat.new_zeros(num_features, irreps_in.count(ir), irreps_out.count(ir)) for ir in shared}

@@ -42,9 +42,10 @@ def read_nequip(path: Path, *, trusted: bool) -> Content | None:
         return _checkpoint(path)
     if _is_program(path):
         raise EquipotError(
-            f"{path} is a program (TorchScript), such as nequip-deploy and nequip-compile write. Of a model that "
-            "nequip 0.5 or 0.6 deployed, equipot/convert/export/export_nequip_paper.py writes a folder that equipot "
-            "reads (python export_nequip_paper.py DEPLOYED.pth FOLDER); of a compiled model convert its checkpoint."
+            f"{path} is a program (TorchScript), such as mace-torch's NAME_compiled.model, or what nequip-deploy and "
+            "nequip-compile write. Give mace-torch's NAME.model, or the checkpoint of nequip-train, that it was made "
+            "from. Of a model that nequip 0.5 or 0.6 deployed, equipot/convert/export/export_nequip_paper.py writes a "
+            "folder that equipot reads (python export_nequip_paper.py DEPLOYED.pth FOLDER)."
         )
     return None
 
@@ -70,7 +71,10 @@ def _checkpoint(path: Path) -> Content:
             f"{path} is no readable checkpoint ({str(error).splitlines()[0]}): copy it again."
         ) from error
     if not isinstance(content, Mapping) or not {"state_dict", "hyper_parameters"} <= set(content):
-        raise EquipotError(f"{path} is no checkpoint of nequip-train: it lacks state_dict or hyper_parameters.")
+        raise EquipotError(
+            f"{path} is no checkpoint of nequip-train (it lacks state_dict or hyper_parameters). Of mace-torch give "
+            "NAME.model; a run of equipot has its model beside it, model.equipot."
+        )
     return from_checkpoint(content, path.name)
 
 

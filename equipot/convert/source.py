@@ -126,9 +126,10 @@ def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
                 f"{path} is a compiled model (TorchScript), which has no hyper-parameters any more: give the model "
                 "that it was compiled from."
             ) from error
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({str(error).splitlines()[0]})"
         raise EquipotError(
-            f"{path} is not a file that torch can read ({type(error).__name__}). Give a .model, .pt, .pth or "
-            ".safetensors file as the other code wrote it; a copy may be incomplete."
+            f"{path} is not a file that torch can read{reason}. Give a .model, .pt, .pth, .ckpt, .safetensors or .nqx "
+            "file as the other code wrote it (of plain weights the .pt, not the .json); a copy may be incomplete."
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise EquipotError(_not_plain(path, content))
@@ -146,7 +147,9 @@ def _not_plain(path: Path, content: object) -> str:
 
 
 def _hyper_parameters(path: Path, config: str | os.PathLike[str] | None) -> dict[str, Any]:
-    beside = Path(config) if config is not None else path.with_suffix(".json")
+    if config is not None:
+        return _json(Path(config))
+    beside = path.with_suffix(".json")
     if not beside.exists():
         raise EquipotError(
             f"{path} holds weights only; their meaning is missing. Give a JSON file of hyper-parameters with --config, "

@@ -36,6 +36,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _DOCUMENT = "equipot"
 _CHECKSUM = "sha256"
 _STATE = "potential."
+_CONVERT = " A model of mace-torch, nequip, BOTNet or Nequix becomes one with: equipot convert."
 _SELF_TEST = "selftest."
 _PACKAGES = ("equipot", "torch", "numpy", "ase", "vesin", "safetensors")
 
@@ -291,7 +292,7 @@ def _open(path: Path) -> _Content:
     if _DOCUMENT not in information or _CHECKSUM not in information:
         raise EquipotError(
             f"{path} is a safetensors file, but not an equipot model (it has no '{_DOCUMENT}' metadata). "
-            f"Give a *{SUFFIX} file written by equipot."
+            f"Give a *{SUFFIX} file written by equipot.{_CONVERT}"
         )
     if size < 8 + length + end:
         raise EquipotError(_truncated(path, size, 8 + length + end))
@@ -306,7 +307,7 @@ def _foreign(path: Path, head: bytes) -> str:
         if pickled
         else "not a safetensors file"
     )
-    hint = " A model of mace-torch, nequip, BOTNet or Nequix becomes one with: equipot convert." if pickled else ""
+    hint = _CONVERT if pickled or path.suffix in {".nqx", ".pt", ".pth", ".model"} else ""
     return f"{path} is no equipot model: it is {kind}. Give a *{SUFFIX} file written by equipot.{hint}"
 
 

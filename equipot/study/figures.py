@@ -31,6 +31,8 @@ Records = Sequence[Mapping[str, Any]]
 
 _DENSE = 4000
 """Above so many points a parity plot shows their density."""
+_MOST_ELEMENTS = 16
+"""Of more elements the names would overlap."""
 
 
 def learning_curves(records: Records) -> list[Panel]:
@@ -294,7 +296,7 @@ def _legend_above(axes: Axes, columns: int) -> None:
 
 
 def force_errors_by_element(elements: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Panel]:
-    """Returns force RMSE by element, a group of bars for each data set.
+    """Returns force RMSE by element, a group of bars for each data set; of many elements those with the largest.
 
     Args:
         elements: For each data set, the errors of the forces on the atoms of each element.
@@ -303,6 +305,10 @@ def force_errors_by_element(elements: Mapping[str, Mapping[str, Mapping[str, Any
     if len(symbols) < 2 or not elements:
         return []
     colours = set_colours(list(elements))
+    found = len(symbols)
+    if found > _MOST_ELEMENTS:
+        symbols = sorted(sorted(symbols, key=lambda symbol: _largest(elements, symbol))[-_MOST_ELEMENTS:])
+    title = "Force RMSE by element" + (f", the {_MOST_ELEMENTS} largest of {found}" if found > len(symbols) else "")
     with styled():
         figure, (axes,) = canvas(height=2.9)
         width = 0.8 / len(elements)
@@ -314,9 +320,11 @@ def force_errors_by_element(elements: Mapping[str, Mapping[str, Mapping[str, Any
         axes.set(ylabel="force RMSE (meV/Å)", xlabel="element")
         axes.grid(visible=False, axis="x")
         _legend_above(axes, min(len(elements), 3))
-    return [
-        Panel("by-element", "Force RMSE by element", f"Force RMSE for {', '.join(symbols)} in each data set", figure)
-    ]
+    return [Panel("by-element", title, f"Force RMSE for {', '.join(symbols)} in each data set", figure)]
+
+
+def _largest(elements: Mapping[str, Mapping[str, Mapping[str, Any]]], symbol: str) -> float:
+    return max(table.get(symbol, {}).get("forces_rmse_meV_per_A") or 0.0 for table in elements.values())
 
 
 def palette(names: Sequence[str]) -> dict[str, str]:

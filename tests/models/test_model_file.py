@@ -176,6 +176,13 @@ def test_damaged_and_foreign_files(saved, kind, message):
         load_potential(saved)
 
 
+@pytest.mark.parametrize("name", ["nequix-mp-1.nqx", "weights.pt"])
+def test_models_of_other_codes_are_sent_to_convert(tmp_path, name):
+    (tmp_path / name).write_bytes(b'{"cutoff": 6.0}\n' * 9)
+    with pytest.raises(EquipotError, match=r"not a safetensors file.*equipot convert"):
+        load_potential(tmp_path / name)
+
+
 def test_missing_file_names_the_models_beside_it(saved):
     with pytest.raises(EquipotError, match=r"there is no model file .*modle\.equipot.*model\.equipot"):
         load_potential(saved.parent / "modle.equipot")

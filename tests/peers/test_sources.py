@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import sys
 import types
 
 import pytest
@@ -61,8 +62,9 @@ def test_what_is_missing_or_wrong_with_files_is_said(files, tmp_path):
     with pytest.raises(EquipotError, match="is empty"):
         convert_model(tmp_path / "empty.pt")
     (tmp_path / "text.pt").write_text("not a model")
-    with pytest.raises(EquipotError, match=r"text\.pt is not a file that torch can read"):
+    with pytest.raises(EquipotError, match=r"text\.pt is not a file that torch can read\. Give") as told:
         convert_model(tmp_path / "text.pt")
+    assert "weights_only" not in str(told.value), "torch's advice to open it without care is not ours"
     (tmp_path / "cut.pt").write_bytes((files / "weights.pt").read_bytes()[:5000])
     with pytest.raises(EquipotError, match="not a file that torch can read"):
         convert_model(tmp_path / "cut.pt")
@@ -77,9 +79,45 @@ def test_what_is_missing_or_wrong_with_files_is_said(files, tmp_path):
     (files / "weights.json").unlink()
     with pytest.raises(EquipotError, match=r"weights only; their meaning is missing.*--config"):
         convert_model(files / "weights.pt")
+    with pytest.raises(EquipotError, match=r"absent\.json cannot be read as JSON"):
+        convert_model(files / "weights.pt", config=files / "absent.json")
     torch.save({"model": MACE.source.tensors, "epoch": 3}, tmp_path / "checkpoint.pt")
     with pytest.raises(EquipotError, match=r"more than weights \(entries model, epoch\)"):
         convert_model(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("atomic_numbers", ["H", "C", "O"], "invalid literal"),
+        ("atomic_numbers", 6, "TypeError"),
+        ("correlation", "three", "correlation"),
+        ("hidden_irreps", 16, "TypeError"),
+        ("avg_num_neighbors", 0, "greater than 0"),
+        ("num_interactions", 3, "do not belong together"),
+    ],
+)
+def test_hyper_parameters_of_a_wrong_kind_are_an_error_that_names_the_file(files, option, value, message):
+    (files / "weights.json").write_text(json.dumps(MACE.meta["options"] | {option: value}))
+    with pytest.raises(EquipotError, match=rf"(?s)^weights\.pt: .*{message}"):
+        convert_model(files / "weights.pt")
+
+
+def test_compiled_models_are_refused_for_what_they_were_made_from(tmp_path):
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "m_compiled.model")
+    with pytest.raises(EquipotError, match=r"mace-torch's NAME_compiled\.model.*Give mace-torch's NAME\.model"):
+        convert_model(tmp_path / "m_compiled.model", trust_pickle=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*looks like a TorchScript archive")
+def test_the_exporter_of_mace_says_which_file_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mace", types.ModuleType("mace"))
+    torch.save({"model": {}, "optimizer": {}}, tmp_path / "epoch-0.pt")
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "compiled.model")
+    for name, message in (("epoch-0.pt", "holds a dict, no model"), ("compiled.model", "is a compiled model")):
+        monkeypatch.setattr(sys, "argv", ["export_mace.py", str(tmp_path / name), str(tmp_path / "out.pt")])
+        with pytest.raises(SystemExit, match=message):
+            export_mace.main()
 
 
 class Bomb:

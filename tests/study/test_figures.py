@@ -100,6 +100,11 @@ def test_bars_have_the_heights_of_the_errors():
     (panel,) = figures.force_errors_by_element(by_element)
     assert [bar.get_height() for bar in panel.figure.axes[0].patches] == [5.0, 2.0]
     assert figures.force_errors_by_element({"train": {"H": {"forces_rmse_meV_per_A": 2.0}}}) == []
+    many = {f"X{i:02}": {"forces_rmse_meV_per_A": float(i)} for i in range(60)}
+    (panel,) = figures.force_errors_by_element({"a": many, "b": {"X00": {"forces_rmse_meV_per_A": 99.0}}})
+    assert panel.title == "Force RMSE by element, the 16 largest of 60"
+    shown = [label.get_text() for label in panel.figure.axes[0].get_xticklabels()]
+    assert shown == ["X00", *(f"X{i}" for i in range(45, 60))]
 
 
 def test_a_set_keeps_its_colour_whatever_comes_with_it():

@@ -81,6 +81,7 @@ def main() -> None:
     out = Path(sys.argv[2])
     torch.save(tensors, out)
     out.with_suffix(".json").write_text(json.dumps(options, indent=1))
+    print(f"{out} and {out.with_suffix('.json')} are written; where equipot is: equipot convert {out} MODEL.equipot")
 
 
 if __name__ == "__main__":

@@ -138,10 +138,18 @@ def main() -> None:
         sys.exit("usage: python export_mace.py MODEL weights.pt")
     import mace  # noqa: F401 (sets what e3nn 0.4.4 needs before it is unpickled)
 
-    options, tensors = export(torch.load(sys.argv[1], map_location="cpu", weights_only=False))
+    model = torch.load(sys.argv[1], map_location="cpu", weights_only=False)
+    if isinstance(model, torch.jit.ScriptModule):
+        sys.exit(f"{sys.argv[1]} is a compiled model, without hyper-parameters: give the NAME.model it was made from.")
+    if not isinstance(model, torch.nn.Module):
+        sys.exit(
+            f"{sys.argv[1]} holds a {type(model).__name__}, no model. Of a training give NAME.model, not a checkpoint."
+        )
+    options, tensors = export(model)
     out = Path(sys.argv[2])
     torch.save(tensors, out)
     out.with_suffix(".json").write_text(json.dumps(options, indent=1))
+    print(f"{out} and {out.with_suffix('.json')} are written; where equipot is: equipot convert {out} MODEL.equipot")
 
 
 if __name__ == "__main__":

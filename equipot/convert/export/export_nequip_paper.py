@@ -39,6 +39,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config)
     torch.save(state, folder / "best_model.pth")
+    print(f"{folder} is written; where equipot is: equipot convert {folder} MODEL.equipot")
 
 
 if __name__ == "__main__":
