@@ -18,7 +18,7 @@ def convert(
         Path,
         typer.Argument(
             help="Model of mace-torch, nequip, BOTNet or Nequix: a state dict (.pt, .safetensors) with its JSON "
-            "file, a whole pickled model, a .nqx.",
+            "file, a whole pickled model, a .nqx, a .ckpt or .nequip.zip of nequip, the folder of a nequip 0.5 run.",
             show_default=False,
         ),
     ],
@@ -75,6 +75,7 @@ def _facts(converted: "Converted") -> dict[str, str]:
         **({"head": source["head"]} if source["head"] else {}),
         "design": f"{point}, with "
         + (", ".join(f"{axis}={value[0]}" for axis, value in changed.items()) or "no change"),
+        **({"energies": f"from {source['energy_unit']} to eV"} if source["energy_unit"] != "eV" else {}),
         "elements": ", ".join(species) if len(species) <= 12 else f"{len(species)}, {species[0]} to {species[-1]}",
         "parameters": f"{counts}, {dtype_name(potential.dtype)}",
         "cutoff": f"{potential.design.r_max:g} Å, {potential.design.layers} layers",

@@ -46,6 +46,13 @@ def test_convert_says_what_it_made(published):
     found = document("convert", published / "model.nqx", published / "n.equipot")
     assert found["converted_from"].startswith("model.nqx, nequix")
     assert found["design"]["element_embedding"] == "one_hot"
+    assert "energies" not in found
+    result = call("convert", published / "weights.pt", published / "k.equipot", "--energy-unit", "kcal/mol")
+    assert "from kcal/mol to eV" in result.stdout
+    shown = call("info", published / "n.equipot").stdout
+    assert "axes changed" not in shown
+    refused = call("info", published / "model.nqx", code=1).stderr
+    assert "equipot convert" in refused
 
 
 def test_convert_asks_for_the_head_and_for_a_model_file(published):
