@@ -63,8 +63,7 @@ def _checkpoint(path: Path) -> Content:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EquipotError(
-            f"{path} holds Python objects beside numbers ({str(error).splitlines()[0]}), which equipot does not load. "
-            f"{_EXPORT}"
+            f"{path} holds Python objects beside numbers, or is damaged, and equipot does not load it. {_EXPORT}"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise EquipotError(

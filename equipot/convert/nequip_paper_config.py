@@ -71,7 +71,9 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         values = yaml.load(config.read_text(encoding="utf-8"), Loader=_Loader)
         state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (yaml.YAMLError, OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except pickle.UnpicklingError as error:  # torch's own message advises to load such a file nevertheless
+        raise EquipotError(f"{weights} holds other objects than weights, or is damaged: it is not loaded.") from error
+    except (yaml.YAMLError, OSError, RuntimeError, EOFError) as error:
         raise EquipotError(f"{path} cannot be read ({str(error).splitlines()[0]}): copy the folder again.") from error
     if not isinstance(values, Mapping) or not isinstance(state, Mapping):
         raise EquipotError(f"{path}: config.yaml must hold options and {BEST_MODEL} a state dict.")

@@ -55,8 +55,9 @@ def test_energies_forces_and_stresses_are_the_published_ones(path):
         assert potential.dtype == torch.float32
         for name in ("energy", "forces", "stress"):
             reference = golden.result(name)
-            error = (getattr(prediction, name) - reference).nan_to_num().abs().max()
-            assert error <= SINGLE * reference.nan_to_num().abs().max(), name
+            known = ~reference.isnan()  # stress is not where the cell is not periodic
+            error = (getattr(prediction, name) - reference)[known].abs().max()
+            assert error <= SINGLE * reference[known].abs().max(), name
 
 
 @every_golden
