@@ -116,6 +116,7 @@ class Config(_Section):
         start, design = _start(merged, source)
         if start is not None:
             given["fit"].setdefault("lr", FINE_TUNING_LR)
+            given["fit"].setdefault("keep_start", True)
         elif design.design.energy_reference == "least_squares":
             given["data"].setdefault("atomic_energies", "least_squares")
         data = _section(DataOptions, "data", {"seed": run.seed, **given["data"]}, source)

@@ -197,7 +197,7 @@ def _fit(config: Config, prepared: Prepared, folder: Path, resume: bool, reporte
         reporter=reporters,
         save_model=save,
     )
-    compare(prepared.start, fitted.best_loss)
+    compare(prepared.start, fitted.best_loss, kept=config.fit.keep_start)
     return fitted
 
 

@@ -153,7 +153,7 @@ def _doubts(run: Json) -> list[str]:
     found = []
     if fit["status"] == "interrupted":
         found.append("The training was interrupted; equipot train --resume goes on with it.")
-    if fit["status"] in ("time", "finished") and fit["best_epoch"] >= fit["epochs"] - 2 and fit["epochs"] < 10:
+    if fit["status"] in ("time", "finished") and fit["best_epoch"] >= max(0, fit["epochs"] - 2) and fit["epochs"] < 10:
         found.append("The training stopped after few epochs while the validation loss was still falling; train longer.")
     return found
 

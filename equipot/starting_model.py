@@ -88,14 +88,15 @@ def write_start(folder: Path, facts: Mapping[str, Any]) -> None:
         write_json(folder / START, facts)
 
 
-def compare(facts: Mapping[str, Any], best_loss: float) -> None:
+def compare(facts: Mapping[str, Any], best_loss: float, *, kept: bool) -> None:
     """Warns where no validation was better than the model before the training."""
     before = facts.get("valid_loss")
     if before is not None and before <= best_loss < math.inf:
         logger.warning(
-            "no validation was better than the model before the training (loss %.4g, before %.4g): the model that it "
-            "started from is the better one for these structures. Try a smaller fit.lr, or more structures.",
-            best_loss, before,
+            "no validation was better than the model before the training (loss %.4g, best %.4g): %s. Try a smaller "
+            "fit.lr, or more structures.",
+            before, best_loss,
+            "the result has its weights (fit.keep_start)" if kept else "it is the better one for these structures",
         )  # fmt: skip
 
 

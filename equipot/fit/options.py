@@ -105,6 +105,11 @@ class FitOptions(BaseModel):
         min_length=1,
         description="shell patterns of the names of the parameters that are trained; all others stay as they are",
     )
+    keep_start: bool = Field(
+        default=False,
+        description="the weights before the first step count as the first best model, so that the result is never "
+        "worse; true by default where the training starts from a model",
+    )
     clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient; null switches it off")
     ema_decay: float | None = Field(
         default=0.99,

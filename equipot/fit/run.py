@@ -83,7 +83,7 @@ class Run:
         self.minibatches = minibatches(self.num_atoms, self.options, 0)
         self.learns_derivatives = learns_derivatives(self.train, self.options)
         self._data = {"train_data": self.train.hash(), "valid_data": self.valid.hash()}
-        self._best_written = -1
+        self._best_written: int | None = None
         self.begin_session()
 
     @property
@@ -229,11 +229,11 @@ class Run:
     def save(self) -> None:
         """Writes the best model, if it is new, and the checkpoint."""
         if self.leads:
-            if self.state.best_epoch > self._best_written:
+            if self._best_epoch != self._best_written:
                 with self.best_applied():
                     self.save_model(self.folder / BEST, self.model, self.facts("best"))
             save_checkpoint(self.folder / CHECKPOINT, self._content())
-        self._best_written = self.state.best_epoch
+        self._best_written = self._best_epoch
         self._saved = time.monotonic()
 
     def save_last(self) -> None:
@@ -243,8 +243,13 @@ class Run:
             return
         with self.average.applied():
             self.save_model(self.folder / LAST, self.model, self.facts("last"))
-            if self.state.best_epoch < 0:
+            if self._best_epoch is None:
                 self.save_model(self.folder / BEST, self.model, self.facts("last"))
+
+    @property
+    def _best_epoch(self) -> int | None:
+        """Epoch of the best weights so far, −1 for those at the start; None where there are none yet."""
+        return self.state.best_epoch if self.state.best_weights else None
 
     @contextmanager
     def best_applied(self) -> Iterator[None]:
@@ -280,7 +285,7 @@ class Run:
             self._take_up(content)
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise misfit(path, error) from error
-        self._best_written = self.state.best_epoch
+        self._best_written = self._best_epoch
         self._keep_records()
         self.minibatches = minibatches(self.num_atoms, self.options, self.state.epoch)
         self.begin_session()
@@ -293,7 +298,7 @@ class Run:
         self.optimiser.load_state_dict(content["optimiser"])
         self.average.load_state_dict(content["average"])
         self.state = State.from_dict(content["state"])
-        names = trainable(self.model) if self.state.best_epoch >= 0 else ()
+        names = trainable(self.model) if self.state.best_weights else ()
         self.state.best_weights = {name: self.state.best_weights[name].to(self.device) for name in names}
         torch.set_rng_state(content["random"]["cpu"])
         if self.device.type == "cuda" and content["random"]["cuda"] is not None:

@@ -32,9 +32,9 @@ class State:
         waited: Validations of the last stage since the best one.
         plateau: State of the plateau schedule.
         best_loss: Smallest validation loss.
-        best_epoch: Epoch of it; −1 before the first validation.
+        best_epoch: Epoch of it; −1 before the first validation, or where the weights at the start are the best.
         best_errors: Validation errors there.
-        best_weights: Averaged weights there, by name.
+        best_weights: Averaged weights there, by name; empty before the first validation.
         norm: Norm of the last gradient.
     """
 

@@ -126,6 +126,8 @@ def _supervised(run: Run) -> FitResult:
     run.reporter.start(run.options.max_epochs, len(run.minibatches))
     try:
         if run.state.step == 0:
+            if run.options.keep_start:
+                remember_start(run)
             run.save()
         status = train_run(run)
         run.save_last()
@@ -135,12 +137,13 @@ def _supervised(run: Run) -> FitResult:
     finally:
         run.reporter.finish(status)
     state = run.state
-    if state.best_epoch >= 0:
+    if state.best_weights:
         parameters = trainable(run.model)
         overwrite(parameters.values(), [state.best_weights[name] for name in parameters])
     logger.info(
-        "%s after %d epochs, %d steps, %.0f s; best validation loss %.6g in epoch %d",
-        status, state.epoch, state.step, state.seconds, state.best_loss, state.best_epoch,
+        "%s after %d epochs, %d steps, %.0f s; best validation loss %.6g %s",
+        status, state.epoch, state.step, state.seconds, state.best_loss,
+        f"in epoch {state.best_epoch}" if state.best_epoch >= 0 else "before the first step",
     )  # fmt: skip
     return FitResult(
         status=status,
@@ -249,6 +252,15 @@ def _share_of_step(
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     by_structure, _ = error_sums(prediction, labels, batch.graph)
     return torch.cat([terms.detach(), counts, by_structure.sum(dim=0)]), gradients
+
+
+def remember_start(run: Run) -> None:
+    """Takes the weights before the first step for the best ones, until a validation is better."""
+    state = run.state
+    evaluation = evaluate_set(run.model, run.valid, run.options, run.processes)
+    if math.isfinite(evaluation.loss):
+        state.best_loss, state.best_errors = evaluation.loss, evaluation.table.total
+        state.best_weights = {n: p.detach().clone() for n, p in trainable(run.model).items()}
 
 
 def validate(run: Run) -> None:

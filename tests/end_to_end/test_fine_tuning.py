@@ -219,7 +219,7 @@ def test_a_model_in_double_precision_is_trained_in_single_and_back(run, water, t
 
 
 def test_only_some_parameters_are_trained(run, water, tmp_path):
-    result = train(config(run, water, "fit.train_only=[readouts.*]"), tmp_path / "run")
+    result = train(config(run, water, "fit.keep_start=false", "fit.train_only=[readouts.*]"), tmp_path / "run")
     own, tuned = weights(run.model), weights(result.model)
     changed = {name for name in own if not torch.equal(own[name], tuned[name])}
     assert any(name.startswith("readouts.") for name in changed)
@@ -253,6 +253,9 @@ def test_it_is_better_than_a_training_from_the_beginning(run, water, tmp_path):
 def test_a_model_that_gets_worse_is_told(run, water, tmp_path):
     result = train(config(run, water, "fit.lr=0.3"), tmp_path / "run")
     assert "no validation was better than the model before the training" in result.report.read_text(encoding="utf-8")
+    assert result.fit.best_epoch == -1
+    start = read_model_header(result.model).provenance["start"]
+    assert result.fit.best_loss == pytest.approx(start["valid_loss"], rel=1e-6)
 
 
 def test_the_command_line(run, water, tmp_path):

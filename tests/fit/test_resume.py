@@ -188,6 +188,14 @@ def test_a_longer_run_continues_a_finished_one(data, tmp_path):
     assert small.bits(first) == small.bits(second)
 
 
+def test_weights_of_the_start_survive_a_stop(data, tmp_path):
+    options = small.options(max_epochs=2, lr=3.0, schedule="constant", ema_decay=None, keep_start=True)
+    fit(small.potential(), *data, options, tmp_path, reporter=small.Interrupter(2))
+    result = fit(small.potential(), *data, options, tmp_path, resume=True)
+    assert (result.status, result.best_epoch) == ("finished", -1)
+    assert small.bits(load_potential(result.model)) == small.bits(small.potential())
+
+
 def test_an_interrupted_run_leaves_usable_models(data, tmp_path):
     """Before the first validation too: the averaged weights are then the best there is."""
     before = fit(small.potential(), *data, small.options(), tmp_path / "a", reporter=small.Interrupter(2))

@@ -64,6 +64,28 @@ def test_one_line_of_metrics_per_validation(data, tmp_path):
     assert set(lines[0]["valid_config_types"]) == {"crystal", "molecule"}
 
 
+def test_weights_of_the_start_are_kept_where_nothing_is_better(data, tmp_path):
+    start = small.bits(small.potential())
+    model = small.potential()
+    options = small.options(max_epochs=2, lr=3.0, schedule="constant", ema_decay=None, keep_start=True)
+    result = fit(model, *data, options, tmp_path / "kept")
+    assert result.best_epoch == -1
+    assert small.bits(model) == small.bits(load_potential(result.model)) == start
+    assert result.errors == pytest.approx(errors(small.potential(), data[1]), rel=1e-9)
+    assert small.bits(load_potential(tmp_path / "kept" / "last.equipot")) != start
+    assert all(not line["best"] for line in small.records(tmp_path / "kept"))
+    lost = fit(small.potential(), *data, options.model_copy(update={"keep_start": False}), tmp_path / "lost")
+    assert lost.best_loss > result.best_loss
+
+
+def test_a_better_epoch_replaces_the_weights_of_the_start(data, tmp_path):
+    plain, kept = (
+        fit(small.potential(), *data, small.options(keep_start=value), tmp_path / str(value)) for value in (False, True)
+    )
+    assert kept.best_epoch == plain.best_epoch >= 0
+    assert small.bits(load_potential(kept.model)) == small.bits(load_potential(plain.model))
+
+
 def test_train_loss_is_the_mean_over_the_epoch(data, tmp_path):
     """At a vanishing learning rate it equals the loss of the model on the training set."""
     options = small.options(max_epochs=1, lr=1e-14, schedule="constant", ema_decay=None)
