@@ -56,6 +56,10 @@ def convert(
         print_json({"model": str(out), **_facts(converted), "design": converted.potential.design.model_dump()})
     else:
         print_table(str(out), ["", ""], [[name.replace("_", " "), value] for name, value in _facts(converted).items()])
+    assumed = converted.provenance["converted_from"]["assumed"]
+    if assumed:
+        listed = ", ".join(f"{key} = {value!r}" for key, value in assumed.items())
+        note(f"assumed, because the hyper-parameters do not say (the other code's defaults): {listed}")
     note(f"{out} is ready; check it with: equipot info {out} --check")
 
 

@@ -66,9 +66,8 @@ def convert_model(
     source = read_source(path, config, trust_pickle=trust_pickle)
     potential = in_electronvolts(_potential_of(source, head), energy_unit, source.name)
     facts = {"code": source.code, "version": source.version, "file": source.name, "sha256": source.sha256}
-    provenance = {
-        "converted_from": {**facts, "head": head, "energy_unit": energy_unit, "hyper_parameters": source.options}
-    }
+    choices = {"head": head, "energy_unit": energy_unit}
+    provenance = {"converted_from": {**facts, **choices, "hyper_parameters": source.options, "assumed": source.assumed}}
     return Converted(potential if dtype is None else converted(potential, dtype), provenance)
 
 

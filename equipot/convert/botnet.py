@@ -72,15 +72,16 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     """
     if head is not None:
         raise EquipotError(f"{source.name}: models of BOTNet's code have one energy; leave --head out.")
-    state, convention = read_signs(source.tensors, str(source.options.get("e3nn", "0.4.4")))
-    options, tensors = Options(source.options, source.name), Tensors(state, source.name)
+    options = Options(source.options, source.name, source.assumed)
+    state, convention = read_signs(source.tensors, str(options.get("e3nn", "0.4.4")))
+    tensors = Tensors(state, source.name)
     numbers = [int(z) for z in options.get("atomic_numbers")]
     order = torch.tensor(sorted(range(len(numbers)), key=numbers.__getitem__))
     E0 = tensors.take("atomic_energies_fn.atomic_energies", (len(numbers),)).double()[order]
     design, hidden, scaled = _design(options)
     scale, shift = [float(tensors.take(f"scale_shift.{key}")) for key in ("scale", "shift")] if scaled else [1.0, 0.0]
     neighbours = float(options.number("avg_num_neighbors"))
-    options.ignore("e3nn", "num_elements", "atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "dtype")
+    options.ignore("num_elements", "atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "dtype")
     options.finish()
     n = len(numbers)
     statistics = Statistics(

@@ -73,8 +73,9 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     Raises:
         EquipotError: A choice that equipot lacks (named), a missing or unknown weight, or an unknown head.
     """
-    state, convention = read_signs(source.tensors, str(source.options.get("e3nn", "0.4.4")))
-    options, tensors = Options(source.options, source.name), Tensors(state, source.name)
+    options = Options(source.options, source.name, source.assumed)
+    state, convention = read_signs(source.tensors, str(options.get("e3nn", "0.4.4")))
+    tensors = Tensors(state, source.name)
     order, species = _species(options, tensors)
     heads = _heads(options, source.name)
     chosen = _head(heads, head, source.name)
@@ -152,7 +153,7 @@ def _size(
     blocks = (first, *([later] * (layers - 1)))
     scalars = Irreps([(edge.count(_SCALAR), _SCALAR)]) if edge is not None and edge_first else None
     edges = (scalars, *([edge] * (layers - 1)))
-    options.ignore("dtype", "e3nn")
+    options.ignore("dtype")
     return _Size(Design(**axes), counts[0], hidden, convention, blocks, edges, *counts[1:])
 
 

@@ -6,7 +6,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Source:
         tensors: Weights and constants by their names in its state dict.
         name: Name of the file, for messages.
         sha256: Checksum of the file of the weights.
+        assumed: Hyper-parameters that the source does not say, with the code's defaults; filled by the conversion.
     """
 
     code: str
@@ -44,6 +45,7 @@ class Source:
     tensors: dict[str, Tensor]
     name: str
     sha256: str = ""
+    assumed: dict[str, Any] = field(default_factory=dict)
 
 
 def read_source(

@@ -18,10 +18,12 @@ class Options:
     Args:
         values: Names and plain values.
         name: Name of the source, for messages.
+        assumed: Takes the hyper-parameters that are not among the values and got their default.
     """
 
-    def __init__(self, values: Mapping[str, Any], name: str) -> None:
+    def __init__(self, values: Mapping[str, Any], name: str, assumed: dict[str, Any] | None = None) -> None:
         self._values, self._name, self._read = dict(values), name, set[str]()
+        self._assumed = {} if assumed is None else assumed
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -39,6 +41,8 @@ class Options:
                 f"{self._name}: the hyper-parameter {key!r} is missing. Add it to the JSON file beside the weights "
                 f"(it holds {', '.join(sorted(self._values)) or 'nothing'})."
             )
+        if key not in self._values and value not in (None, False):
+            self._assumed[key] = value
         return value
 
     def number(self, key: str, default: Any = _REQUIRED) -> float:

@@ -55,6 +55,21 @@ def test_convert_says_what_it_made(published):
     assert "equipot convert" in refused
 
 
+def test_convert_says_what_it_assumed(published):
+    options = json.loads((published / "weights.json").read_text())
+    del options["apply_cutoff"], options["e3nn"]
+    (published / "less.json").write_text(json.dumps(options))
+    less = published / "less.json"
+    said = call("convert", published / "weights.pt", published / "l.equipot", "--config", less).stderr.replace(
+        "\n", " "
+    )
+    assert "assumed, because the hyper-parameters do not say" in said
+    assert "apply_cutoff = True" in said
+    assert "e3nn = '0.4.4'" in said
+    kept = read_model_header(published / "l.equipot").provenance["converted_from"]["assumed"]
+    assert {"apply_cutoff", "e3nn"} <= set(kept)
+
+
 def test_convert_asks_for_the_head_and_for_a_model_file(published):
     assert "choose one with --head" in call("convert", published / "heads.pt", published / "h.equipot", code=1).stderr
     assert document("convert", published / "heads.pt", published / "h.equipot", "--head", "b")["head"] == "b"
