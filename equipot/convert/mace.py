@@ -161,16 +161,21 @@ def _radial_axes(options: Options) -> dict[str, Any]:
     kind = options.choice("radial_type", ("bessel", "gaussian", "chebyshev"), "bessel")
     transform = options.choice("distance_transform", {"None": "none", None: "none", "Agnesi": "agnesi", "Soft": "soft"},
                                "None")  # fmt: skip
-    widths = options.get("radial_MLP", None) or [64, 64, 64]
+    widths = options.get("radial_MLP", None)
+    widths = [64, 64, 64] if widths is None else widths
     if not isinstance(widths, list):
         raise EquipotError(f"radial_MLP = {widths!r} must be a list of widths such as [64, 64, 64].")
     return {
         "r_max": options.number("r_max"), "num_radial": options.whole("num_bessel"), "radial_basis": kind,
         "envelope_p": options.whole("num_polynomial_cutoff"), "max_ell": options.whole("max_ell"),
-        "distance_transform": transform, "radial_mlp": tuple(int(width) for width in widths),
+        "distance_transform": transform, **_radial_network(tuple(int(width) for width in widths)),
         "envelope_on": options.choice("apply_cutoff", {True: "basis", False: "weights"}, True),
         **({"chebyshev_argument": "distance"} if kind == "chebyshev" else {}),
     }  # fmt: skip
+
+
+def _radial_network(widths: tuple[int, ...]) -> dict[str, Any]:
+    return {"radial_map": "mlp", "radial_mlp": widths} if widths else {"radial_map": "linear"}
 
 
 def _product_axes(options: Options, tensors: Tensors) -> dict[str, Any]:
@@ -281,11 +286,16 @@ def _fill_block(
 ) -> None:  # fmt: skip
     """Fills R, W, N, and P or S of an ordinary block."""
     design, at, block, paths = size.design, f"layers.{index}", f"interactions.{index}", list(shapes.paths)
-    widths = [design.num_radial, *design.radial_mlp, sum(path.mul for path in paths)]
+    hidden = design.radial_mlp if design.radial_map == "mlp" else ()
+    widths = [design.num_radial, *hidden, sum(path.mul for path in paths)]
     layers = [
         tensors.take(f"{block}.conv_tp_weights.layer{n}.weight", (a, b)) for n, (a, b) in enumerate(pairwise(widths))
     ]
-    target.put_radial(index, layers[:-1], layers[-1], *target.columns(index, paths, size.convention))
+    columns, signs = target.columns(index, paths, size.convention)
+    if hidden:
+        target.put_radial(index, layers[:-1], layers[-1], columns, signs)
+    else:
+        target.put(f"{at}.radial.weight", layers[0][:, columns] * signs.to(layers[0].dtype))
     target.put_mix(index, paths, linear(tensors.take(f"{block}.linear.weight"), pooled_irreps(paths), shapes.A))
     if size.blocks[index].kind == "density":
         target.put(f"{at}.normalise.weight", tensors.take(f"{block}.density_fn.layer0.weight", (design.num_radial,)))

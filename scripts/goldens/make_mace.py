@@ -56,6 +56,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "mace_agnesi": {"distance_transform": "Agnesi", "seed": 3},
     "mace_soft": {"distance_transform": "Soft"},
+    "mace_radial_linear": {"radial_MLP": []},
     "mace_gaussian": {"radial_type": "gaussian", "radial_MLP": [8, 4, 6]},
     "mace_chebyshev": {"radial_type": "chebyshev", "num_bessel": 2},
     "mace_chebyshev_agnesi": {"radial_type": "chebyshev", "distance_transform": "Agnesi"},

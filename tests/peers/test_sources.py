@@ -279,6 +279,12 @@ def test_a_repulsion_that_mace_cuts_off_is_refused():
         convert(changed(golden, atomic_numbers=[1, 6, 19]), golden.source.tensors | heavy)
 
 
+@pytest.mark.parametrize(("widths", "shape"), [(None, r"\(5, 64\)"), ([], r"\(5, 12\)")])
+def test_no_widths_of_the_radial_network_are_not_the_default_widths(widths, shape):
+    with pytest.raises(EquipotError, match=rf"layer0\.weight.*{shape}"):
+        convert(changed(MACE, radial_MLP=widths))
+
+
 def test_radii_and_repulsion_of_others_are_refused():
     golden = read_golden(FOLDER / "mace_zbl_scaled.npz")
     for name in ("pair_repulsion_fn.covalent_radii", "pair_repulsion_fn.c"):
