@@ -34,11 +34,11 @@ from equipot.deploy.md import Progress
 from equipot.errors import EquipotError
 from equipot.fit import distributed
 from equipot.fit.checkpoint import check_unchanged, load_checkpoint
-from equipot.fit.optimise import check_optimiser
+from equipot.fit.optimise import check_optimiser, check_patterns
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
 from equipot.fit.run import CHECKPOINT
 from equipot.fit.train import FitResult, fit
-from equipot.models.model_file import as_device, as_dtype, save_potential
+from equipot.models.model_file import as_device, as_dtype, load_potential, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, write_json, write_text
 from equipot.run_report import duration
@@ -110,10 +110,13 @@ def prepare(config: Config, place: torch.device | str = "cpu", resumed_in: Path 
     if config.start is None:
         prepared = _fresh(config, place)
     elif resumed_in is None:
+        if set(config.fit.train_only) != {"*"}:
+            _check_trained(config, load_potential(config.start.model))
         prepared = started(config, config.start, place)
     else:
         prepared = resumed(config, resumed_in, place)
     potential, design = prepared.potential, prepared.potential.design
+    _check_trained(config, potential)
     _check_later_files(config, prepared)
     counts = potential.parameter_counts()
     logger.info(
@@ -135,6 +138,15 @@ def _fresh(config: Config, place: torch.device | str) -> Prepared:
         )
     potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
     return Prepared(data, potential.to(place))
+
+
+def _check_trained(config: Config, potential: Potential) -> None:
+    """Finds out whether the patterns of fit.train_only match, before data are evaluated and costs measured.
+
+    Raises:
+        EquipotError: One matches no parameter.
+    """
+    check_patterns("fit.train_only", config.fit.train_only, [name for name, _ in potential.named_parameters()])
 
 
 def _check_later_files(config: Config, prepared: Prepared) -> None:

@@ -62,6 +62,41 @@ def trainable(model: Module) -> dict[str, Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def check_patterns(key: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Finds out whether every shell pattern of an option matches a parameter.
+
+    Args:
+        key: The option.
+        patterns: Its value.
+        names: Of all parameters.
+
+    Raises:
+        EquipotError: A pattern matches none; says what names there are.
+    """
+    unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+    if unmatched:
+        raise EquipotError(
+            f"{key}: the pattern {unmatched[0]!r} matches no parameter; there are {', '.join(grouped(names))}"
+        )
+
+
+def grouped(names: Sequence[str], most: int = 12) -> list[str]:
+    """Returns names, or groups of them such as "layers.0.* (12 parameters)" where there are more than a short list has.
+
+    Args:
+        names: Parts are separated by points; a group has its first parts in common, as many as make the list short.
+        most: Entries of the list.
+    """
+    for depth in range(max((name.count(".") for name in names), default=0) + 1, 0, -1):
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(".".join(name.split(".")[:depth]), []).append(name)
+        if len(groups) <= most:
+            break
+    listed = [f"{head}.* ({len(g)} parameters)" if len(g) > 1 else g[0] for head, g in groups.items()]
+    return listed if len(listed) <= most else [*listed[: most - 1], f"… ({len(listed) - most + 1} more)"]
+
+
 @contextmanager
 def only_trained(model: Module, patterns: Sequence[str]) -> Iterator[None]:
     """A context in which the parameters whose names match no shell pattern are not trained.
@@ -69,12 +104,7 @@ def only_trained(model: Module, patterns: Sequence[str]) -> Iterator[None]:
     Raises:
         EquipotError: A pattern matches no parameter.
     """
-    names = [name for name, _ in model.named_parameters()]
-    unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
-    if unmatched:
-        raise EquipotError(
-            f"fit.train_only: the pattern {unmatched[0]!r} matches no parameter; there are {', '.join(names)}"
-        )
+    check_patterns("fit.train_only", patterns, [name for name, _ in model.named_parameters()])
     frozen = [p for name, p in trainable(model).items() if not any(fnmatchcase(name, each) for each in patterns)]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -118,11 +148,8 @@ def _groups(
     parameters: Mapping[str, Parameter], options: FitOptions, everything: Mapping[str, Parameter]
 ) -> list[dict[str, Any]]:
     """Returns the parameters in two groups, with and without weight decay, leaving out an empty one."""
-    unmatched = [p for p in options.weight_decay_on if not any(fnmatchcase(name, p) for name in everything)]
-    if unmatched and options.weight_decay > 0:
-        raise EquipotError(
-            f"weight_decay_on: the pattern {unmatched[0]!r} matches no parameter; there are {', '.join(everything)}"
-        )
+    if options.weight_decay > 0:
+        check_patterns("fit.weight_decay_on", options.weight_decay_on, list(everything))
     decaying = {name for name in parameters if any(fnmatchcase(name, p) for p in options.weight_decay_on)}
     groups = (
         ([p for name, p in parameters.items() if name in decaying], options.weight_decay),

@@ -123,6 +123,15 @@ def test_mistakes_are_named(run, water, tmp_path, more, message):
         train(config(run, water, *more), tmp_path / "run")
 
 
+def test_patterns_that_match_nothing_are_found_before_anything_is_read(run, tmp_path):
+    """Evaluating a large model on its data takes minutes; here there are no data at all."""
+    ase.io.write(tmp_path / "w.extxyz", molecules(6, seed=0))
+    found = Config.from_files([tmp_path / "w.extxyz"], settings(run, "fit.train_only=[readout.*]"))
+    (tmp_path / "w.extxyz").unlink()
+    with pytest.raises(EquipotError, match="matches no parameter"):
+        prepare(found)
+
+
 def test_an_element_that_the_model_does_not_know(run, tmp_path):
     structures = molecules(6, seed=0)
     structures[3].symbols[0] = "N"

@@ -6,7 +6,14 @@ import small
 import torch
 
 from equipot.errors import EquipotError
-from equipot.fit.optimise import ExponentialAverage, build_average, build_optimiser, trainable
+from equipot.fit.optimise import (
+    ExponentialAverage,
+    build_average,
+    build_optimiser,
+    grouped,
+    only_trained,
+    trainable,
+)
 from equipot.fit.schedule import Plateau, learning_rate, shape, stage_at
 
 
@@ -147,3 +154,24 @@ def test_plateau_falls_after_its_patience():
         plateau.validated(better, options)
         factors.append(plateau.factor)
     assert factors == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_names_are_grouped_by_as_many_parts_as_make_a_short_list():
+    layers = [f"layers.{i}.{block}.{n}" for i in range(4) for block in ("up", "mix", "radial") for n in range(2)]
+    assert grouped(["embedding.weight", *layers, "scale"]) == [
+        "embedding.weight", *(f"layers.{i}.* (6 parameters)" for i in range(4)), "scale"
+    ]  # fmt: skip
+    assert grouped(layers[:4]) == layers[:4]
+    assert grouped([*layers, "readouts.3.weight"], most=5)[-1] == "readouts.3.weight"
+    assert grouped(["a.b", "c"], most=2) == ["a.b", "c"]
+    assert grouped([f"p{n}" for n in range(20)], most=4) == ["p0", "p1", "p2", "… (17 more)"]
+    assert grouped([]) == []
+
+
+@pytest.mark.parametrize("pattern", ["readout.*", "*.weigth"])
+def test_a_pattern_without_a_match_is_an_error_that_stays_short(pattern):
+    model = small.potential(layers=3)
+    with pytest.raises(EquipotError, match=r"fit\.train_only: .*layers\.0\.\* \(\d+ parameters\)") as told:
+        with only_trained(model, [pattern]):
+            pass
+    assert len(str(told.value)) < 500
