@@ -13,9 +13,12 @@ from equipot.data.keys import LABELS
 from equipot.data.load import LoadedData
 from equipot.deploy.md import MDResult
 from equipot.files import write_atomically
+from equipot.statistics import Statistics
 from equipot.study.style import significant
 
 logger = logging.getLogger("equipot.pipeline")
+
+_SHOWN_ELEMENTS = 10
 
 
 def announce(data: LoadedData) -> None:
@@ -27,14 +30,26 @@ def announce(data: LoadedData) -> None:
     for note in data.notes:
         logger.info(note)
     s = data.statistics
-    energies = ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in zip(s.species, s.atomic_energies, strict=True))
-    logger.info("E0 (eV, %s): %s", s.atomic_energies_source.replace("_", " "), energies)
+    logger.info("E0 (eV, %s): %s", s.atomic_energies_source.replace("_", " "), energies_in_words(s, 4, "data.json"))
     logger.info(
         "(E − ΣE0)/N %.4f ± %.4f eV/atom, rms force %.4f eV/Å, %.1f neighbours, shortest distance %.3f Å",
         s.energy_mean, s.energy_std, s.force_rms, s.mean_neighbours, s.min_distance,
     )  # fmt: skip
     for warning in data.warnings:
         logger.warning(warning)
+
+
+def energies_in_words(statistics: Statistics, digits: int, rest: str) -> str:
+    """Returns the E0s in one line, those of the first ten elements where there are more.
+
+    Args:
+        statistics: Has the E0s.
+        digits: After the point.
+        rest: Where all of them are, in words.
+    """
+    pairs = list(zip(statistics.species, statistics.atomic_energies, strict=True))
+    shown = ", ".join(f"{chemical_symbols[z]} {energy:.{digits}f}" for z, energy in pairs[:_SHOWN_ELEMENTS])
+    return shown + (f", … ({len(pairs)} elements; all in {rest})" if len(pairs) > _SHOWN_ELEMENTS else "")
 
 
 def md_facts(result: MDResult, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,20 +83,17 @@ def _checks(model: Path, structure: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
-    from ase.data import chemical_symbols
-
     from equipot.points import named_point
-    from equipot.run_record import in_words
+    from equipot.run_record import energies_in_words, in_words
     from equipot.run_report import converted_from, fine_tuned_from
 
     statistics, trained = header.statistics, header.provenance
     changed = header.design.differences(named_point(point))
-    energies = zip(statistics.species, statistics.atomic_energies, strict=True)
     rows = [
         ["design", f"{point}, with " + (", ".join(f"{a}={v[0]}" for a, v in changed.items()) or "no change")],
         ["parameters", f"{header.parameters}, {header.dtype}"],
         ["cutoff", f"{header.design.r_max:g} Å, {header.design.layers} layers"],
-        ["E0 (eV)", ", ".join(f"{chemical_symbols[z]} {e:.5f}" for z, e in energies)],
+        ["E0 (eV)", energies_in_words(statistics, 5, "equipot info --json")],
         ["source of E0", statistics.atomic_energies_source.replace("_", " ")],
         ["units", ", ".join(f"{name} {unit}" for name, unit in header.units.items())],
         ["versions", ", ".join(f"{name} {version}" for name, version in header.versions.items())],

@@ -13,7 +13,11 @@ from small_runs import SMALL
 from typer.testing import CliRunner
 
 from equipot.cli import app
-from equipot.models.model_file import load_potential
+from equipot.models.model_file import load_potential, save_potential
+from equipot.models.potential import Potential
+from equipot.points import mace
+from equipot.run_record import energies_in_words
+from equipot.statistics import Statistics
 
 runner = CliRunner()
 SETTINGS = [part for setting in SMALL for part in ("--set", setting)]
@@ -237,6 +241,28 @@ def test_relax(run, files, tmp_path):
     assert np.linalg.norm(ase.io.read(out).get_forces(), axis=1).max() <= 0.05
     failed = call("relax", run.model, files / "water.extxyz", "--out", out, "--fmax", 1e-9, "--steps", 1, code=1)
     assert "not converged" in failed.stderr
+
+
+def many(count: int) -> Statistics:
+    energies = tuple(-float(z) for z in range(1, count + 1))
+    return Statistics(
+        species=tuple(range(1, count + 1)), atomic_energies=energies, mean_neighbours=10.0,
+        mean_neighbours_per_species=(10.0,) * count, energy_mean_per_species=(0.0,) * count,
+    )  # fmt: skip
+
+
+def test_a_line_has_the_energies_of_at_most_ten_elements():
+    assert energies_in_words(many(10), 1, "x").endswith(", Ne -10.0")
+    assert energies_in_words(many(11), 1, "data.json").endswith(", Ne -10.0, … (11 elements; all in data.json)")
+
+
+def test_info_of_a_model_of_many_elements_is_readable(tmp_path):
+    design = mace(channels=2, max_ell=1, max_L=0, correlation=1, layers=1, radial_mlp=(4,))
+    save_potential(tmp_path / "m.equipot", Potential(design, many(89)), provenance={})
+    text = " ".join(call("info", tmp_path / "m.equipot").stdout.replace("│", " ").split())
+    assert "Ne -10.00000, … (89 elements; all in equipot info --json)" in text
+    assert "Na -11" not in text
+    assert len(document("info", tmp_path / "m.equipot")["statistics"]["atomic_energies"]) == 89
 
 
 def test_info_and_its_check(run):
