@@ -31,7 +31,7 @@ from equipot.fit.train import FitResult
 from equipot.models.model_file import read_model_header, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, in_words, md_facts, read_json, write_json
-from equipot.run_report import write_run_report
+from equipot.run_report import duration, write_run_report
 from equipot.study.evaluate import evaluate_scan, evaluate_set
 from equipot.study.predictions import ScanPath
 
@@ -162,13 +162,18 @@ def _dynamics(config: Config, prepared: Prepared, folder: Path, progress: Progre
     atoms = start_structure(config, prepared.data)
     calculator = EquipotCalculator(prepared.potential)
     options = config.md.options
-    affordable = int(60.0 * config.md.max_minutes / _seconds_per_step(calculator, atoms))
+    per_step = _seconds_per_step(calculator, atoms)
+    affordable = int(60.0 * config.md.max_minutes / per_step)
     if affordable < options.steps:
         logger.warning(
             "dynamics: %d of %d steps, as many as fit into md.max_minutes = %g",
             affordable, options.steps, config.md.max_minutes,
         )  # fmt: skip
         options = options.replace(steps=max(affordable, 1))
+    logger.info(
+        "dynamics: %d steps of %g fs at %g K, about %s %s (--set md=false trains without)",
+        options.steps, options.timestep, options.temperature, *duration(options.steps * per_step),
+    )  # fmt: skip
     result = run_md(calculator, atoms, options, folder / "md", progress=progress)
     level = logging.INFO if result.status == "finished" else logging.WARNING
     logger.log(

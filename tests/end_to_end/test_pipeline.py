@@ -52,6 +52,13 @@ def test_the_files_say_the_same_as_the_result(run):
     assert [len(path.x) for path in run.scan] == [4, 4]
 
 
+def test_the_log_says_how_to_train_without_the_dynamics(run):
+    lines = (run.folder / "equipot.log").read_text(encoding="utf-8").splitlines()
+    told = [line for line in lines if "--set md=false" in line]
+    assert len(told) == 1
+    assert "dynamics: 20 steps of 0.05 fs at 10 K, about " in told[0]
+
+
 def test_the_written_configuration_is_the_one_in_use(run, files):
     assert Config.from_yaml(run.folder / "config.yaml") == config(files)
 
