@@ -15,9 +15,10 @@ from equipot.errors import EquipotError
 from equipot.fit.run import METRICS
 from equipot.models import describe
 from equipot.models.model_file import ModelHeader, read_model_header
-from equipot.points import named_point
+from equipot.points import named_point, nearest_point
 from equipot.run_record import in_words, read_json
 from equipot.statistics import Statistics
+from equipot.study.citations import papers
 from equipot.study.predictions import Predictions, ScanPath
 from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, write_report
 from equipot.study.style import significant
@@ -68,6 +69,7 @@ def run_content(folder: Path) -> Content:
         axes=described["axes"],
         config=_text(folder / "config.yaml"),
         provenance=provenance(header, run),
+        papers=cited(header),
     )
 
 
@@ -301,10 +303,21 @@ def fine_tuned_from(header: ModelHeader) -> str | None:
     return ", which was fine-tuned from ".join(files) or None
 
 
+def cited(header: ModelHeader) -> tuple[str, ...]:
+    """Returns what to cite for a model: papers of what it is, also where it was made from a published one."""
+    codes: list[str] = []
+    facts: Any = header.provenance
+    while isinstance(facts, Mapping):
+        origin, start = facts.get("converted_from"), facts.get("start")
+        codes += [str(origin["code"])] if isinstance(origin, Mapping) else []
+        facts = start["provenance"] if isinstance(start, Mapping) else None
+    return papers(nearest_point(header.design), codes, header.versions.get("equipot", ""))
+
+
 _ENDINGS = {
     "finished": "all epochs done", "patience": "no better validation for fit.patience validations",
     "min_lr": "the learning rate fell below fit.min_lr", "time": "the time of fit.max_minutes was used up",
     "interrupted": "interrupted",
 }  # fmt: skip
 
-__all__ = ["data_tables", "duration", "model_tables", "provenance", "run_content", "write_run_report"]
+__all__ = ["cited", "data_tables", "duration", "model_tables", "provenance", "run_content", "write_run_report"]

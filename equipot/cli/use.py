@@ -133,7 +133,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 def _write_report(path: Path, model: Path, found: dict[str, "Evaluated"]) -> None:
     from equipot.models import describe
     from equipot.models.model_file import read_model_header
-    from equipot.run_report import model_tables, provenance
+    from equipot.run_report import cited, model_tables, provenance
     from equipot.study.report import Content, SetErrors, write_report
 
     header = read_model_header(model)
@@ -148,6 +148,7 @@ def _write_report(path: Path, model: Path, found: dict[str, "Evaluated"]) -> Non
         model=model_tables(described, point, header.design),
         axes=described["axes"],
         provenance=provenance(header, {}),
+        papers=cited(header),
     )
     write_report(path, content)
 

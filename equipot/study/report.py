@@ -12,20 +12,6 @@ from equipot.study import figures
 from equipot.study.predictions import Predictions, Quantity, ScanPath
 from equipot.study.style import Panel, significant
 
-CITATIONS = (
-    "I. Batatia, S. Batzner, D. P. Kovács, A. Musaelian, G. N. C. Simm, R. Drautz, C. Ortner, B. Kozinsky and "
-    "G. Csányi, “The design space of E(3)-equivariant atom-centred interatomic potentials”, Nature Machine "
-    "Intelligence 7, 56–67 (2025). doi:10.1038/s42256-024-00956-x",
-    "I. Batatia, D. P. Kovács, G. N. C. Simm, C. Ortner and G. Csányi, “MACE: higher order equivariant message "
-    "passing neural networks for fast and accurate force fields”, NeurIPS 35 (2022). arXiv:2206.07697",
-    "S. Batzner, A. Musaelian, L. Sun, M. Geiger, J. P. Mailoa, M. Kornbluth, N. Molinari, T. E. Smidt and "
-    "B. Kozinsky, “E(3)-equivariant graph neural networks for data-efficient and accurate interatomic "
-    "potentials”, Nature Communications 13, 2453 (2022). doi:10.1038/s41467-022-29939-5",
-    "R. Drautz, “Atomic cluster expansion for accurate and transferable interatomic potentials”, Physical "
-    "Review B 99, 014104 (2019). doi:10.1103/PhysRevB.99.014104",
-)
-"""The papers behind the design space."""
-
 ERROR_COLUMNS = (
     ("energy_rmse_meV_per_atom", "E RMSE", "meV/atom"),
     ("energy_mae_meV_per_atom", "E MAE", "meV/atom"),
@@ -122,6 +108,7 @@ class Content:
         axes: All axes of the design.
         config: The resolved configuration, YAML.
         provenance: Where the model comes from: versions, hashes, times.
+        papers: What to cite; see `equipot.study.citations`.
     """
 
     title: str
@@ -139,6 +126,7 @@ class Content:
     axes: Mapping[str, Any] = field(default_factory=dict)
     config: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    papers: Sequence[str] = ()
 
 
 def write_report(path: Path, content: Content) -> Path:
@@ -163,7 +151,6 @@ def render(content: Content) -> str:
     template = environment.get_template("report.html.j2")
     return template.render(
         content=content, panels=panels(content), columns=error_columns(content.errors), colours=_colours(content),
-        citations=CITATIONS,
     )  # fmt: skip
 
 

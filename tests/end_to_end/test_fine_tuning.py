@@ -19,7 +19,9 @@ from equipot.fit.reporter import NullReporter
 from equipot.geometry import evaluate
 from equipot.models.model_file import load_potential, read_model_header, save_potential
 from equipot.pipeline import prepare, train
+from equipot.run_report import run_content
 from equipot.start_options import sha256
+from equipot.study import citations
 
 QUICK = ["fit.max_epochs=2", "fit.batch_size=4", "data.valid=0.3", "md=false", "run.threads=1"]
 SHIFT = {"H": -3.0, "O": 7.5}
@@ -246,6 +248,9 @@ def test_a_converted_model_is_trained_further(water, tmp_path):
     assert start["provenance"]["converted_from"]["code"] == "nequix"
     assert header.design == source.potential.design.with_reference("least_squares")
     assert result.fit.best_loss < start["valid_loss"]
+    papers = run_content(result.folder).papers
+    assert citations.NEQUIX in papers
+    assert not {citations.MACE, citations.ACE, citations.NEQUIP} & set(papers)
 
 
 def test_it_is_better_than_a_training_from_the_beginning(run, water, tmp_path):

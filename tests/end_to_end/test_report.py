@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from equipot.run_report import run_content, write_run_report
+from equipot.study import citations
 from equipot.study.report import Content, panels, render
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -112,6 +113,17 @@ def test_what_is_missing_is_left_out(run):
     bare = Page(render(content))
     assert not {"errors", "curves", "parity", "scan", "dynamics", "data", "warnings"} & set(bare.ids)
     assert {"model", "papers"} <= set(bare.ids)
+
+
+def test_papers_are_those_of_the_model(run):
+    """A run of the point mace, with a few axes changed."""
+    found = run_content(run.folder).papers
+    assert found[0].startswith("The equipot developers, “equipot”, version ")
+    assert found[1:] == (citations.DESIGN_SPACE, citations.MACE)
+    html = run.report.read_text(encoding="utf-8")
+    assert all(paper.split("“")[0] in html for paper in found)
+    assert "Drautz, “" not in html
+    assert 'id="papers"' not in render(Content(title="no model"))
 
 
 def test_text_of_users_is_not_markup():
