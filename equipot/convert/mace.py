@@ -161,8 +161,9 @@ def _radial_axes(options: Options) -> dict[str, Any]:
     kind = options.choice("radial_type", ("bessel", "gaussian", "chebyshev"), "bessel")
     transform = options.choice("distance_transform", {"None": "none", None: "none", "Agnesi": "agnesi", "Soft": "soft"},
                                "None")  # fmt: skip
-    widths = options.get("radial_MLP", None)
-    widths = [64, 64, 64] if widths is None else widths
+    default = [64, 64, 64]
+    widths = options.get("radial_MLP", default)
+    widths = default if widths is None else widths
     if not isinstance(widths, list):
         raise EquipotError(f"radial_MLP = {widths!r} must be a list of widths such as [64, 64, 64].")
     return {
