@@ -106,7 +106,7 @@ def zbl(r: Tensor, Z_i: Tensor, Z_j: Tensor, p: int) -> Tensor:
     a = 0.4543 * 0.529 / (Z_i.double() ** 0.3 + Z_j.double() ** 0.3)
     terms = [(0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016)]
     phi = sum(c * torch.exp(-b * r / a) for c, b in terms)
-    return 0.5 * 14.3996 * Z_i * Z_j / r * phi * envelope(r / _sum_of_radii(Z_i, Z_j), p)
+    return 0.5 * 14.3996 * Z_i.double() * Z_j.double() / r * phi * envelope(r / _sum_of_radii(Z_i, Z_j), p)
 
 
 def _sum_of_radii(Z_i: Tensor, Z_j: Tensor) -> Tensor:
