@@ -138,9 +138,9 @@ def _announce_reference(reference: Reference, start: StartOptions, own: Mapping[
     rms = reference.remainders
     listed = ", ".join(f"{name} {significant(1000 * value)}" for name, value in rms.items())
     logger.info("start.reference: rms of what the model leaves of the training energies, meV/atom: %s", listed)
-    changes = ", ".join(
-        f"{chemical_symbols[z]} {own[z]:.4f} → {e:.4f}" for z, e in reference.energies.items() if e != own[z]
-    )
+    changed = [(z, e) for z, e in reference.energies.items() if e != own[z]]
+    changes = ", ".join(f"{chemical_symbols[z]} {own[z]:.4f} → {e:.4f}" for z, e in changed[:10])
+    changes += f", … ({len(changed)} elements; all in {START})" if len(changed) > 10 else ""
     few = reference.determined < len(reference.energies)
     count = f"{reference.determined} of {len(reference.energies)}"
     shared = f" (compositions determine {count}, the rest is shared evenly)" if few else ""
