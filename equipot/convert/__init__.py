@@ -12,6 +12,7 @@ import torch
 
 from equipot.convert import botnet, mace, nequip, nequip_paper, nequix
 from equipot.convert.energy_unit import ENERGY_UNITS, in_electronvolts
+from equipot.convert.exporters import FOLDER
 from equipot.convert.source import Source, read_source
 from equipot.errors import EquipotError
 from equipot.models import Potential
@@ -83,5 +84,5 @@ def _potential_of(source: Source, head: str | None) -> Potential:
         raise EquipotError(
             f"{source.name}: the hyper-parameters are not of the form that {source.code} has ({type(error).__name__}: "
             f"{error}), or belong to other weights. Compare them with docs/bring/, or let a script of "
-            "equipot/convert/export/ write them."
+            f"{FOLDER} write them."
         ) from error

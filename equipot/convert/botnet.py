@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equipot.convert.features import widths_of
-from equipot.convert.layout import gate_order, linear, pooled_irreps, species_linear, uvu_paths
+from equipot.convert.layout import gated, linear, pooled_irreps, reordered, species_linear, uvu_paths
 from equipot.convert.mace_constants import check_radial
 from equipot.convert.phases import read_signs
 from equipot.convert.source import Source
@@ -86,8 +86,8 @@ def potential_of(source: Source, head: str | None = None) -> Potential:
     n = len(numbers)
     statistics = Statistics(
         species=tuple(sorted(numbers)), atomic_energies=tuple(E0.tolist()), atomic_energies_source="isolated_atoms",
-        mean_neighbours=neighbours, mean_neighbours_per_species=(neighbours,) * n, force_rms=scale, energy_mean=shift,
-        energy_mean_per_species=(shift,) * n,
+        mean_neighbours=neighbours, mean_neighbours_per_species=(neighbours,) * n,
+        force_rms=abs(scale) or 1.0, energy_mean=shift, energy_mean_per_species=(shift,) * n,
     )  # fmt: skip
     target = Target(design, statistics, tensors.take("node_embedding.linear.weight").dtype, source.name)
     target.put_energy(E0, scale, shift)
@@ -154,8 +154,8 @@ def _check_blocks(first: _Block, later: _Block, layers: int) -> None:
 def _fill_layer(target: Target, tensors: Tensors, index: int, h: Irreps, published: _Published) -> Irreps:
     """Fills one layer and returns the irreps of the features that leave the published one."""
     design, at, block = target.potential.design, f"layers.{index}", f"interactions.{index}"
-    made = Irreps([(1, path.ir_out) for path in uvu_paths(h, design.max_ell, published.hidden)])
-    out, update, gates = _irreps_of(published.hidden, made, h, gate=design.nonlinearity == "gate")
+    made = {path.ir_out for path in uvu_paths(h, design.max_ell, published.hidden)}
+    out, update, gates = _irreps_of(published.hidden, made, gate=design.nonlinearity == "gate")
     paths = uvu_paths(h, design.max_ell, update)
     columns, signs = target.columns(index, paths, published.convention)
     target.put_blocks(f"{at}.up.weights", linear(tensors.take(f"{block}.linear_up.weight"), h, h))
@@ -173,7 +173,7 @@ def _fill_layer(target: Target, tensors: Tensors, index: int, h: Irreps, publish
         target.put(f"{at}.radial.weight", W[:, :, columns] * signs.to(W.dtype))
     pooled = pooled_irreps(paths).simplify()
     mix = linear(tensors.take(f"{block}.linear.weight"), pooled, update)
-    target.put_mix(index, paths, _ungated(mix, gates))
+    target.put_mix(index, paths, reordered(mix, gates))
     if target.has(f"{at}.species_weights.weights.0e"):
         _fill_skip(
             target, tensors, f"{block}.skip_tp.weight", f"{at}.species_weights", (update, update, None), published
@@ -189,27 +189,15 @@ def _fill_skip(
 ) -> None:  # fmt: skip
     irreps_in, irreps_out, gates = irreps
     blocks = species_linear(tensors.take(name), irreps_in, len(published.order), irreps_out)
-    target.put_blocks(f"{at}.weights", {ir: W[published.order] for ir, W in _ungated(blocks, gates).items()})
+    target.put_blocks(f"{at}.weights", {ir: W[published.order] for ir, W in reordered(blocks, gates).items()})
 
 
-def _irreps_of(hidden: Irreps, made: Irreps, h: Irreps, *, gate: bool) -> tuple[Irreps, Irreps, Tensor | None]:
-    """Irreps that leave a block and those before its gate, in the published orders, and the order of the gates."""
-    if not gate:
-        reached = [ir for ir in made.unique if ir in hidden]
-        out = Irreps([(hidden.count(ir), ir) for ir in reached])
-        return out, out, None
-    scalars = Irreps([(mul, ir) for mul, ir in hidden if ir.l == 0 and ir in made])
-    gated = Irreps([(mul, ir) for mul, ir in hidden if ir.l > 0 and ir in made])
-    gates = Irreps([(mul, _SCALAR) for mul, ir in gated])
-    update = (scalars + gates + gated).sorted().simplify()
-    return scalars + gated, update, gate_order(scalars.count(_SCALAR), gated)
-
-
-def _ungated(blocks: dict[Irrep, Tensor], gates: Tensor | None) -> dict[Irrep, Tensor]:
-    """Puts the columns of even scalars into our order of gates."""
-    if gates is None:
-        return blocks
-    return {ir: W[..., torch.argsort(gates)] if ir == _SCALAR else W for ir, W in blocks.items()}
+def _irreps_of(hidden: Irreps, made: set[Irrep], *, gate: bool) -> tuple[Irreps, Irreps, Tensor | None]:
+    """Irreps that leave a block, those before its gate, and the order of the gates, if there are any."""
+    if gate:
+        return gated(hidden, made)
+    out = Irreps([(hidden.count(ir), ir) for ir in sorted(made) if ir in hidden])
+    return out, out, None
 
 
 def _fill_readout(target: Target, tensors: Tensors, index: int, h: Irreps) -> None:

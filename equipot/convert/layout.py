@@ -5,6 +5,7 @@ A linear map keeps one flat vector: for each entry of its irreps in, for each en
 weights for each channel of each path, in the order of its instructions.
 """
 
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -104,16 +105,41 @@ def pooled_irreps(paths: list[UvuPath]) -> Irreps:
     return Irreps([(path.mul, path.ir_out) for path in by_output(paths)])
 
 
-def gate_order(scalars: int, gated: Irreps) -> Tensor:
-    """Returns, for each even scalar before a published gate, its index in ours.
+class Gated(NamedTuple):
+    """What a published gate does to irreps.
 
-    Both have the scalars first; published gates follow in the order of the gated irreps, ours in sorted order.
+    Attributes:
+        out: Irreps that leave it, in the published order.
+        update: Irreps before it, in the published order: sorted, the gates behind the even scalars.
+        columns: For each of our even scalars before the gate, its published index.
+    """
+
+    out: Irreps
+    update: Irreps
+    columns: Tensor
+
+
+def gated(hidden: Irreps, reached: Collection[Irrep]) -> Gated:
+    """Returns the gate of a published layer.
+
+    Published gates follow the order of the gated irreps, ours their sorted order; the scalars come first in both.
 
     Args:
-        scalars: Number of even scalars that leave the gate.
-        gated: Irreps of degree ≥ 1 that leave it, in the published order.
+        hidden: Irreps that the layer may make, in the published order.
+        reached: Those that its convolution makes.
     """
-    starts, start = {}, scalars
-    for mul, ir in gated.sorted():
+    even = Irrep(0, 1)
+    scalars = Irreps([(mul, ir) for mul, ir in hidden if ir.l == 0 and ir in reached])
+    vectors = Irreps([(mul, ir) for mul, ir in hidden if ir.l > 0 and ir in reached])
+    gates = Irreps([(mul, even) for mul, _ in vectors])
+    update = (scalars + gates + vectors).sorted().simplify()
+    starts, start = {}, scalars.count(even)
+    for mul, ir in vectors.sorted():
         starts[ir], start = start, start + mul
-    return torch.cat([torch.arange(scalars), *(torch.arange(mul) + starts[ir] for mul, ir in gated)])
+    ours = [torch.arange(scalars.count(even)), *(torch.arange(mul) + starts[ir] for mul, ir in vectors)]
+    return Gated(scalars + vectors, update, torch.argsort(torch.cat(ours)))
+
+
+def reordered(blocks: Mapping[Irrep, Tensor], columns: Tensor | None) -> dict[Irrep, Tensor]:
+    """Returns matrices with the columns of the even scalars in our order of gates; `columns` is None without a gate."""
+    return {ir: W if columns is None or ir != Irrep(0, 1) else W[..., columns] for ir, W in blocks.items()}

@@ -239,7 +239,7 @@ def _statistics(
     return Statistics(
         species=species, atomic_energies=tuple(E0.tolist()), atomic_energies_source="isolated_atoms",
         mean_neighbours=float(neighbours), mean_neighbours_per_species=(float(neighbours),) * n,
-        force_rms=scale, energy_mean=shift, energy_mean_per_species=(shift,) * n,
+        force_rms=abs(scale) or 1.0, energy_mean=shift, energy_mean_per_species=(shift,) * n,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from equipot.convert.exporters import elsewhere
 from equipot.errors import EquipotError
 from equipot.o3 import Irrep, Irreps
 
@@ -16,10 +17,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 _OF_ALL_PRESETS = {"parity": False, "type_embed_num_features": 32, "radial_mlp_depth": 1, "radial_mlp_width": 128}
 _BUILDERS = ("FullNequIPGNNModel", "NequIPGNNModel", "PresetNequIPGNNModel")
-_EXPORT = (
-    "Write its weights with equipot/convert/export/export_nequip.py in the environment that has nequip "
-    "(python export_nequip.py MODEL weights.pt), and convert weights.pt."
-)
+_EXPORT = elsewhere("export_nequip.py")
 
 
 def full_options(given: Mapping[str, Any], name: str) -> dict[str, Any]:

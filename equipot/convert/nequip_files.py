@@ -2,7 +2,6 @@
 
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from torch import Tensor
 from torch.package import PackageImporter
 
 from equipot.convert.export.export_nequip import export
+from equipot.convert.exporters import elsewhere
 from equipot.convert.nequip_config import from_checkpoint
 from equipot.convert.nequip_paper_config import read_folder
 from equipot.errors import EquipotError
 
 Content = tuple[dict[str, Any], dict[str, Tensor]]
-_EXPORT = (
-    "Or run equipot/convert/export/export_nequip.py in the environment that has nequip (python export_nequip.py MODEL "
-    "weights.pt) and convert the plain weights.pt that it writes, which needs neither."
-)
+_EXPORT = elsewhere("export_nequip.py")
 
 
 def read_nequip(path: Path, *, trusted: bool) -> Content | None:
@@ -40,21 +37,7 @@ def read_nequip(path: Path, *, trusted: bool) -> Content | None:
         return read_folder(path)
     if path.suffix == ".ckpt":
         return _checkpoint(path)
-    if _is_program(path):
-        raise EquipotError(
-            f"{path} is a program (TorchScript), such as mace-torch's NAME_compiled.model, or what nequip-deploy and "
-            "nequip-compile write. Give mace-torch's NAME.model, or the checkpoint of nequip-train, that it was made "
-            "from. Of a model that nequip 0.5 or 0.6 deployed, equipot/convert/export/export_nequip_paper.py writes a "
-            "folder that equipot reads (python export_nequip_paper.py DEPLOYED.pth FOLDER)."
-        )
     return None
-
-
-def _is_program(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _checkpoint(path: Path) -> Content:
@@ -65,7 +48,7 @@ def _checkpoint(path: Path) -> Content:
         raise EquipotError(
             f"{path} holds Python objects beside numbers, or is damaged, and equipot does not load it. {_EXPORT}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise EquipotError(
             f"{path} is no readable checkpoint ({str(error).splitlines()[0]}): copy it again."
         ) from error

@@ -8,7 +8,7 @@ from ase.data import atomic_numbers
 from torch import Tensor
 
 from equipot.convert.features import widths_of
-from equipot.convert.layout import UvuPath, gate_order, linear, pooled_irreps, species_linear, uvu_paths
+from equipot.convert.layout import UvuPath, gated, linear, pooled_irreps, reordered, species_linear, uvu_paths
 from equipot.convert.source import Source
 from equipot.convert.taken import Tensors
 from equipot.convert.target import Target
@@ -53,15 +53,17 @@ def fill_layers(target: Target, tensors: Tensors, shapes: Convolutions) -> Irrep
 def _fill_layer(target: Target, tensors: Tensors, shapes: Convolutions, index: int, h: Irreps) -> Irreps:
     """Fills one layer and returns the irreps that leave the published one."""
     at, conv = f"layers.{index}", f"layer{index}_convnet.conv"
-    out, update, columns = _gate(h, shapes, index)
+    hidden = shapes.hidden[index]
+    made = {path.ir_out for path in uvu_paths(h, shapes.max_ell, hidden, polar=shapes.polar)}
+    out, update, columns = gated(hidden, made)
     paths = uvu_paths(h, shapes.max_ell, update, polar=shapes.polar)
     target.put_blocks(f"{at}.up.weights", linear(tensors.take(f"{conv}.linear_1.weight"), h, h))
     _fill_radial(target, tensors, shapes, index, paths)
     mix = linear(tensors.take(f"{conv}.linear_2.weight"), pooled_irreps(paths), update)
-    target.put_mix(index, paths, _reordered(mix, columns))
+    target.put_mix(index, paths, reordered(mix, columns))
     if shapes.connected[index]:
         flat = tensors.take(f"{conv}.sc.weight")
-        blocks = _reordered(species_linear(flat, h, shapes.connected[index], update), columns)
+        blocks = reordered(species_linear(flat, h, shapes.connected[index], update), columns)
         if shapes.order is not None:
             blocks = {ir: W[shapes.order] for ir, W in blocks.items()}
         target.put_blocks(f"{at}.self_connection.weights", blocks)
@@ -78,21 +80,6 @@ def _fill_radial(
         target.put_radial(index, hidden, last, columns, signs)
     else:
         target.put(f"layers.{index}.radial.weight", last[:, columns] * signs.to(last.dtype))
-
-
-def _gate(h: Irreps, shapes: Convolutions, index: int) -> tuple[Irreps, Irreps, Tensor]:
-    """Irreps after the gate, irreps before it, and the published column of each of our even scalars before it."""
-    hidden = shapes.hidden[index]
-    reached = {path.ir_out for path in uvu_paths(h, shapes.max_ell, hidden, polar=shapes.polar)}
-    scalars = Irreps([(mul, ir) for mul, ir in hidden if ir.l == 0 and ir in reached])
-    gated = Irreps([(mul, ir) for mul, ir in hidden if ir.l > 0 and ir in reached])
-    gates = Irreps([(mul, _SCALAR) for mul, _ in gated])
-    update = (scalars + gates + gated).sorted().simplify()
-    return scalars + gated, update, torch.argsort(gate_order(scalars.count(_SCALAR), gated))
-
-
-def _reordered(blocks: dict[Irrep, Tensor], columns: Tensor) -> dict[Irrep, Tensor]:
-    return {ir: W[..., columns] if ir == _SCALAR else W for ir, W in blocks.items()}
 
 
 def feature_axes(hidden: Irreps, sh: Irreps, what: str) -> dict[str, object]:

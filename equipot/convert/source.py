@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from equipot.convert.exporters import FOLDER
 from equipot.convert.nequip_files import read_nequip
 from equipot.convert.nequip_paper_config import BEST_MODEL
 from equipot.convert.nqx import read_nqx
@@ -102,11 +104,26 @@ def _content(
     path: Path, config: str | os.PathLike[str] | None, trust_pickle: bool
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:  # fmt: skip
     known = read_nequip(path, trusted=trust_pickle)
+    if known is None and _is_program(path):
+        raise EquipotError(
+            f"{path} is a program (TorchScript), such as mace-torch's NAME_compiled.model, or what nequip-deploy and "
+            "nequip-compile write. Give mace-torch's NAME.model, or the checkpoint of nequip-train, that it was made "
+            f"from. Of a model that nequip 0.5 or 0.6 deployed, {FOLDER / 'export_nequip_paper.py'} writes a folder "
+            "that equipot reads (python export_nequip_paper.py DEPLOYED.pth FOLDER)."
+        )
     tensors = _plain_tensors(path) if known is None else None
     if tensors is not None:
         return _hyper_parameters(path, config), tensors
     options, tensors = known or unpickle(path, trusted=trust_pickle)
     return options | ({} if config is None else _json(Path(config))), tensors
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is compiled code (TorchScript), which has no hyper-parameters any more."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
@@ -123,11 +140,6 @@ def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         if isinstance(error, pickle.UnpicklingError) and path.read_bytes()[:1] in (b"P", b"\x80"):
             return None
-        if "TorchScript" in str(error):
-            raise EquipotError(
-                f"{path} is a compiled model (TorchScript), which has no hyper-parameters any more: give the model "
-                "that it was compiled from."
-            ) from error
         reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({str(error).splitlines()[0]})"
         raise EquipotError(
             f"{path} is not a file that torch can read{reason}. Give a .model, .pt, .pth, .ckpt, .safetensors or .nqx "
@@ -156,7 +168,7 @@ def _hyper_parameters(path: Path, config: str | os.PathLike[str] | None) -> dict
         raise EquipotError(
             f"{path} holds weights only; their meaning is missing. Give a JSON file of hyper-parameters with --config, "
             f'or lay it beside as {beside.name}: {{"code": "mace-torch", "r_max": 5.0, …}} (docs/bring/). '
-            "equipot/convert/export/ has scripts that write both from a live model."
+            f"Scripts that write both from a live model are in {FOLDER}."
         )
     return _json(beside)
 

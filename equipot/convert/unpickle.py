@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equipot.convert.exporters import FOLDER, elsewhere
 from equipot.errors import EquipotError
 
 EXPORTERS = {"mace": "export_mace", "botnet": "export_botnet", "nequip": "export_nequip"}
 """Which exporter reads objects of which package."""
-EXPORT = Path(__file__).parent / "export"
 INSTALL = {"mace": "mace-torch", "botnet": "the code of github.com/gncs/botnet", "nequip": "nequip"}
 
 
@@ -44,7 +44,7 @@ def unpickle(path: Path, *, trusted: bool) -> tuple[dict[str, Any], dict[str, Te
             f"{path} cannot be unpickled here ({error}): it needs {needed} in this environment, in the version that "
             f"wrote it. {_elsewhere(code)}"
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise EquipotError(f"{path} cannot be unpickled ({error}): copy it again.") from error
     package = type(model).__module__.split(".")[0]
     if package not in EXPORTERS:
@@ -85,13 +85,11 @@ def _why(path: Path, code: str | None) -> str:
     return (
         f"{path} is {whose}, and loading a pickle can run any code that its author put into it. If you trust where it "
         f"comes from, say so with --trust-pickle (it then needs {INSTALL.get(code or '', 'the code that wrote it')} "
-        f"installed here). {_elsewhere(code)}"
+        f"installed here). Or: {_elsewhere(code)}"
     )
 
 
 def _elsewhere(code: str | None) -> str:
-    script = EXPORT / f"{EXPORTERS[code]}.py" if code else EXPORT
-    return (
-        f"Or copy {script} to the environment that has it, run it there (python {script.name} MODEL weights.pt), and "
-        "convert the plain weights.pt that it writes, which needs neither."
-    )
+    if code is None:
+        return f"Scripts that write plain weights, for environments that have the other codes, are in {FOLDER}."
+    return elsewhere(f"{EXPORTERS[code]}.py")

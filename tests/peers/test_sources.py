@@ -17,7 +17,7 @@ from equipot.errors import EquipotError
 from equipot.models.model_file import load_potential, save_potential
 from equipot.o3 import wigner_3j
 
-from .golden import FOLDER, Golden, errors, predict, read_golden
+from .golden import FOLDER, Golden, errors, predict, read_golden, structures
 
 MACE = read_golden(FOLDER / "mace_L1.npz")
 BOTNET = read_golden(FOLDER / "botnet.npz")
@@ -377,6 +377,28 @@ def test_unknown_units_and_units_with_a_repulsion_are_refused(tmp_path):
         convert_model(tmp_path / "w.pt", energy_unit="kcal")
     with pytest.raises(EquipotError, match="has a ZBL repulsion, whose constants are in eV"):
         convert_model(tmp_path / "w.pt", energy_unit="hartree")
+
+
+@pytest.mark.parametrize("name", ["cut.ckpt", "cut.pt"])
+def test_a_copy_that_is_incomplete_is_told(name, files):
+    whole = (files / "weights.pt").read_bytes()
+    for size in (3, 100, len(whole) // 2, len(whole) - 1):
+        (files / name).write_bytes(whole[:size])
+        with pytest.raises(EquipotError, match=name):
+            convert_model(files / name)
+        with pytest.raises(EquipotError, match=name):
+            convert_model(files / name, trust_pickle=True)
+
+
+@pytest.mark.parametrize("scale", [-0.83, 0.0])
+def test_a_scale_of_any_sign_is_a_number_like_others(scale):
+    """It is trained or given in some codes; only a measured rms must be positive."""
+    potential = convert(MACE, MACE.source.tensors | {"scale_shift.scale": torch.tensor(scale, dtype=torch.float64)})
+    ours, shift = predict(potential).energy, MACE.source.tensors["scale_shift.shift"]
+    atoms = torch.tensor([len(atoms) for atoms in structures()])
+    own = MACE.result("energy") - MACE.result("interaction")
+    network = (MACE.result("interaction") - atoms * shift) / MACE.source.tensors["scale_shift.scale"]
+    assert (ours - (own + scale * network + atoms * shift)).abs().max() < 1e-12
 
 
 def test_a_head_is_chosen_by_name():
