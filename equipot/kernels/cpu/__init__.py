@@ -1,0 +1,1 @@
+"""Generated C++ for the CPU of this machine."""

@@ -1,0 +1,238 @@
+"""Compiles generated C++ with the system's compiler, once per content, and loads it.
+
+A compiled library lies in the user's cache folder under the hash of its source, the compiler's version, its options
+and what it says about this processor, so a change of any of them compiles anew and nothing stale is ever loaded.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+HEADER = Path(__file__).with_name("vectors.h")
+COMPILERS = ("c++", "g++", "clang++")
+OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
+TIME_LIMIT = 600.0
+"""Seconds that one compilation may take."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The compiler and the processor that code is generated for.
+
+    Attributes:
+        compiler: Path of the compiler.
+        version: First line of what it says about itself.
+        options: Its options.
+        vector_bytes: Width of the processor's vectors: 64 (AVX-512), 32 (AVX, AVX2) or 16 (SSE, NEON).
+        registers: Number of vector registers.
+        threads: Whether OpenMP can be used.
+        fingerprint: Hash of all macros that the compiler defines for this processor.
+    """
+
+    compiler: str
+    version: str
+    options: tuple[str, ...]
+    vector_bytes: int
+    registers: int
+    threads: bool
+    fingerprint: str
+
+    def lanes(self, dtype: torch.dtype) -> int:
+        """Number of values in one vector."""
+        return self.vector_bytes // dtype.itemsize
+
+    @property
+    def vectors(self) -> str:
+        """The instruction set by its usual name."""
+        arm = {16: "NEON", 32: "SVE", 64: "SVE"} if self.registers == 32 and self.vector_bytes == 16 else None
+        return (arm or {16: "SSE", 32: "AVX2", 64: "AVX-512"})[self.vector_bytes]
+
+
+class CompilationError(RuntimeError):
+    """The system's compiler refused generated code; the message holds what it said."""
+
+
+@lru_cache(maxsize=1)
+def target() -> Target | None:
+    """Returns the compiler to use and what it knows of this processor; None where there is none.
+
+    `EQUIPOT_CXX` or `CXX` name a compiler; otherwise c++, g++ and clang++ are tried.
+    """
+    named = [name for name in (os.environ.get("EQUIPOT_CXX"), os.environ.get("CXX")) if name]
+    for name in [*named, *COMPILERS]:
+        path = shutil.which(name)
+        found = path and _describe(path)
+        if found:
+            return found
+    return None
+
+
+def _describe(compiler: str) -> Target | None:
+    native = "-mcpu=native" if sys.platform == "darwin" else "-march=native"
+    macros = _run([compiler, native, "-dM", "-E", "-x", "c++", os.devnull])
+    version = _run([compiler, "--version"])
+    if macros is None or version is None:
+        return None
+    names = {line.split()[1] for line in macros.splitlines() if len(line.split()) > 1}
+    vector_bytes = 64 if "__AVX512F__" in names else 32 if "__AVX__" in names else 16
+    registers = 32 if "__AVX512F__" in names or "__aarch64__" in names else 16
+    options = (*OPTIONS, native)
+    openmp = _openmp(compiler, clang="__clang__" in names)
+    return Target(
+        compiler, version.splitlines()[0], (*options, *openmp), vector_bytes, registers, bool(openmp),
+        hashlib.sha256(macros.encode()).hexdigest()[:16],
+    )  # fmt: skip
+
+
+def _openmp(compiler: str, *, clang: bool) -> tuple[str, ...]:
+    """Options for OpenMP by the very library that torch runs on; none where that cannot be had.
+
+    Two such libraries in one process would wait for each other's threads.
+    """
+    loaded = _loaded_openmp()
+    if loaded is None or clang or "gomp" not in loaded.name:
+        return ()
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder, "probe.so")
+        options = ("-fopenmp", f"-L{loaded.parent}")
+        source = "#include <omp.h>\nextern \"C\" int n() { return omp_get_max_threads(); }"  # fmt: skip
+        made = _run([compiler, "-shared", "-fPIC", *options, "-x", "c++", "-", "-o", str(probe)], source)
+        return ("-fopenmp",) if made is not None else ()
+
+
+def _loaded_openmp() -> Path | None:
+    """The OpenMP library of this process, if its name is the plain one that linkers look for."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None
+    paths = {line.split()[-1] for line in maps.splitlines() if "omp" in line.rsplit("/", 1)[-1]}
+    plain = [Path(p) for p in paths if Path(p).name.startswith("libgomp.so")]
+    return plain[0] if len(plain) == 1 and len([p for p in paths if "gomp" in p]) == 1 else None
+
+
+def _run(command: Sequence[str], text: str | None = None) -> str | None:
+    """What a command prints; None where it fails."""
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def load(source: str) -> ctypes.CDLL:
+    """Returns the library of a source text, compiled if no one has compiled it before.
+
+    Raises:
+        CompilationError: There is no compiler, or it refused the source.
+    """
+    known = _libraries.get(source)
+    if known is None:
+        known = ctypes.CDLL(str(_library_path(source)))
+        _libraries[source] = known
+    return known
+
+
+def compile_all(sources: Sequence[str]) -> int:
+    """Compiles several sources side by side; returns how many were not in the cache.
+
+    Raises:
+        CompilationError: There is no compiler, or it refused a source.
+    """
+    todo = [source for source in dict.fromkeys(sources) if not _cached(source).exists()]
+    if todo:
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            list(pool.map(_library_path, todo))
+    return len(todo)
+
+
+_libraries: dict[str, ctypes.CDLL] = {}
+
+
+def _library_path(source: str) -> Path:
+    path = _cached(source)
+    if not path.exists():
+        _build(source, path)
+    return path
+
+
+def _cached(source: str) -> Path:
+    here = _target_or_error()
+    content = "\n".join([HEADER.read_text(), source, here.compiler, here.version, here.fingerprint, *here.options])
+    return cache_folder() / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.so"
+
+
+def _target_or_error() -> Target:
+    here = target()
+    if here is None:
+        raise CompilationError("no C++ compiler was found (tried EQUIPOT_CXX, CXX, c++, g++, clang++)")
+    return here
+
+
+def _build(source: str, path: Path) -> None:
+    """Compiles beside the final place and renames, so that no process ever sees half a library."""
+    here = _target_or_error()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder, path.name)
+        command = [here.compiler, *here.options, "-shared", "-x", "c++", "-", "-o", str(made)]
+        try:
+            done = subprocess.run(
+                command, input=HEADER.read_text() + source, capture_output=True, text=True, timeout=TIME_LIMIT,
+                check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CompilationError(f"{here.compiler} could not be run: {error}") from error
+        if done.returncode != 0:
+            raise CompilationError(f"{here.compiler} refused generated code:\n{done.stderr[:2000]}")
+        made.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        made.replace(path)
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> Path:
+    """Returns the folder of compiled libraries, which only this user can write.
+
+    `EQUIPOT_CACHE` names it; otherwise it is in the user's cache folder. Where that cannot be made or others may
+    write there, a folder for this process alone takes its place, and a line in the log says so.
+    """
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equipot"
+    folder = Path(os.environ.get("EQUIPOT_CACHE") or default) / "kernels"
+    problem = _unsafe(folder)
+    if problem is None:
+        return folder
+    private = tempfile.TemporaryDirectory(prefix="equipot-kernels-")
+    _private.append(private)
+    logger.warning("compiled kernels are kept for this process only: %s", problem)
+    return Path(private.name)
+
+
+_private: list[tempfile.TemporaryDirectory] = []
+
+
+def _unsafe(folder: Path) -> str | None:
+    """Why a folder cannot hold code to be loaded, or None."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.stat()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return f"{folder} cannot be used ({error})"
+    if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others may write to {folder} (chmod 700 mends that)"
+    return None

@@ -1,0 +1,104 @@
+// Vectors of the compiler's own (GCC and Clang), and sums over their lanes.
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+template <typename T, int N>
+struct VectorOf {
+    typedef T type __attribute__((vector_size(N * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+template <typename T>
+struct VectorOf<T, 1> {
+    typedef T type;
+};
+template <typename T, int N>
+using Vec = typename VectorOf<T, N>::type;
+
+template <typename V, typename T>
+static inline __attribute__((always_inline)) V load(const T* p) {
+    return *reinterpret_cast<const V*>(p);
+}
+template <typename V, typename T>
+static inline __attribute__((always_inline)) void store(T* p, V v) {
+    *reinterpret_cast<V*>(p) = v;
+}
+
+// a and b interleaved and halved: lane 2i holds a[i] + a[i + N/2], lane 2i+1 the same of b.
+template <typename T, int N, int... I>
+static inline __attribute__((always_inline)) Vec<T, N> fold(Vec<T, N> a, Vec<T, N> b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, ((I / 2) + (I % 2) * N)...)
+         + __builtin_shufflevector(a, b, ((I / 2) + (I % 2) * N + N / 2)...);
+}
+
+// Sums over the lanes of `Rows` vectors that lie `Stride` vectors apart: lane j of the result belongs to row j modulo Rows.
+template <typename T, int N, int Rows, int Stride>
+static inline __attribute__((always_inline)) Vec<T, N> lane_sums(const T* rows) {
+    if constexpr (Rows == 1) {
+        return load<Vec<T, N>>(rows);
+    } else {
+        return fold<T, N>(lane_sums<T, N, Rows / 2, 2 * Stride>(rows),
+                          lane_sums<T, N, Rows / 2, 2 * Stride>(rows + Stride * N),
+                          std::make_integer_sequence<int, N>());
+    }
+}
+
+// out[r] = sum over the lanes of row r, for rows of N lanes each; there must be memory for a multiple of N rows.
+template <typename T, int N>
+static inline __attribute__((always_inline)) void sum_rows(const T* rows, int count, T* out) {
+    if constexpr (N == 1) {
+        for (int r = 0; r < count; ++r) out[r] = rows[r];
+    } else {
+        for (int r = 0; r < count; r += N) {
+            T sums[N];
+            store(sums, lane_sums<T, N, N, 1>(rows + r * N));
+            for (int j = 0; j < N && r + j < count; ++j) out[r + j] = sums[j];
+        }
+    }
+}
+
+// Receivers first .. last of one of `parts` shares of equal numbers of edges.
+static inline int64_t share_begin(const int64_t* starts, int64_t num_nodes, int part, int parts) {
+    if (part <= 0) return 0;
+    if (part >= parts) return num_nodes;
+    const int64_t wanted = starts[0] + (starts[num_nodes] - starts[0]) * part / parts;
+    int64_t low = 0, high = num_nodes;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (starts[middle] < wanted) low = middle + 1; else high = middle;
+    }
+    return low;
+}
+
+// Rows that several threads add to: the first works in place, the others in memory of their own for the rows they
+// touch, added afterwards in a fixed order.
+template <typename T>
+struct Partial {
+    std::vector<std::vector<T>> own;
+    std::vector<int64_t> first;
+    int64_t width;
+
+    Partial(int parts, int64_t width) : own(parts), first(parts, 0), width(width) {}
+
+    T* rows(int part, const int64_t* index, int64_t begin, int64_t end, T* shared) {
+        if (part == 0 || begin == end) return shared;
+        int64_t low = index[begin], high = index[begin];
+        for (int64_t e = begin; e < end; ++e) {
+            low = index[e] < low ? index[e] : low;
+            high = index[e] > high ? index[e] : high;
+        }
+        first[part] = low;
+        own[part].assign((high - low + 1) * width, T(0));
+        return own[part].data();
+    }
+
+    void add_to(T* shared, int threads) {
+        for (size_t part = 1; part < own.size(); ++part) {
+            const int64_t size = own[part].size();
+            T* target = shared + first[part] * width;
+            const T* source = own[part].data();
+            #pragma omp parallel for schedule(static) num_threads(threads)
+            for (int64_t n = 0; n < size; ++n) target[n] += source[n];
+        }
+    }
+};
