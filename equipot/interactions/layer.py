@@ -27,7 +27,8 @@ from equipot.interactions.pair_embedding import pair_embedding, radial_inputs
 from equipot.interactions.plan import LayerPlan, embedding_width
 from equipot.interactions.product import NoProduct, ProductBasis
 from equipot.interactions.radial_map import radial_map
-from equipot.kernels.reference import ReferenceConvolution, SpeciesGroups
+from equipot.kernels.operations import ConvolutionOperation, EdgeIndex
+from equipot.kernels.reference import SpeciesGroups
 from equipot.o3 import Irreps
 from equipot.statistics import Statistics
 
@@ -35,8 +36,7 @@ from equipot.statistics import Statistics
 class Edges(NamedTuple):
     """Edges j → i and their functions, the same for every layer."""
 
-    senders: Int[Tensor, " edge"]
-    receivers: Int[Tensor, " edge"]
+    ends: EdgeIndex
     sender_species: Int[Tensor, " edge"]
     receiver_species: Int[Tensor, " edge"]
     Y: Float[Tensor, "edge lm"]
@@ -86,7 +86,7 @@ class Interaction(nn.Module):
         self.pair_embedding = pair_embedding(design, num_species, channels, dtype)
         self.up = Linear(plan.h, plan.up, dtype)
         self.radial = radial_map(design, plan.convolution, num_species, dtype, num_inputs=num_inputs)
-        self.convolution = ReferenceConvolution(plan.convolution, dtype)
+        self.convolution = ConvolutionOperation(plan.convolution, dtype)
         self.mix = Linear(plan.convolution.irreps_out, plan.message, dtype)
         self.species_weights = _species_weights(design, plan, num_species, dtype)
         self.normalise_senders, self.normalise = normalisations(design, statistics, num_inputs, dtype)
@@ -105,10 +105,10 @@ class Interaction(nn.Module):
         radial = self.pair_embedding(edges.radial, edges.sender_species, edges.receiver_species)
         h_up = self.up(h)
         a = self.convolution(
-            h_up * self.normalise_senders(radial, edges.receivers, elements.species),
-            edges.Y, self.radial(radial, edges.sender_species), edges.senders, edges.receivers, elements.num_owned,
+            h_up * self.normalise_senders(radial, edges.ends.receivers, elements.species),
+            edges.Y, self.radial(radial, edges.sender_species), edges.ends,
         )  # fmt: skip
-        N = self.normalise(radial, edges.receivers, elements.owned.species)
+        N = self.normalise(radial, edges.ends.receivers, elements.owned.species)
         m = self.species_weights(N * self.mix(a), elements.owned, elements.embedding)
         A = self.message_mix(self.message_nonlinearity(self.message_residual(m, h_up[: elements.num_owned])))
         B = self.product(A, elements.owned)

@@ -64,6 +64,28 @@ class Convolution:
         return sum(path.mul for path in self.paths)
 
     @property
+    def key(self) -> str:
+        """The description as one string, for operators: irreps, max_ell, then segment.ell.output of each path."""
+        paths = ",".join(f"{path.segment}.{path.ell}.{path.ir_out}" for path in self.paths)
+        return f"{self.irreps_in}|{self.max_ell}|{paths}"
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def from_key(key: str) -> "Convolution":
+        """Returns the description of a key."""
+        irreps, max_ell, paths = key.split("|")
+        irreps_in = Irreps(irreps)
+        split = [path.split(".") for path in paths.split(",")] if paths else []
+        return Convolution(
+            irreps_in,
+            int(max_ell),
+            tuple(
+                Path(int(s), irreps_in[int(s)][1], int(ell), Irrep.from_string(out), irreps_in[int(s)][0])
+                for s, ell, out in split
+            ),
+        )
+
+    @property
     def num_terms(self) -> int:
         """Non-zero coefficients over all paths, each costing one multiply-add per channel and edge."""
         return sum(int((clebsch_gordan(p.ir_in.l, p.ell, p.ir_out.l).abs() > 1e-12).sum()) for p in self.paths)

@@ -13,6 +13,7 @@ from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.geometry import Graph
 from equipot.interactions import Edges, Elements, Interaction, plan_layers
+from equipot.kernels.operations import edge_index
 from equipot.kernels.reference import group_by_species
 from equipot.models.embedding import element_embedding
 from equipot.models.readout import readout
@@ -171,8 +172,7 @@ class Potential(nn.Module):
         directions = (sign * vectors / lengths.unsqueeze(-1)).to(self.dtype)
         Z_i, Z_j = (graph.atomic_numbers.index_select(0, end) for end in (graph.receivers, graph.senders))
         return Edges(
-            graph.senders,
-            graph.receivers,
+            edge_index(graph.senders, graph.receivers, graph.num_owned),
             species.index_select(0, graph.senders),
             species.index_select(0, graph.receivers),
             spherical_harmonics(directions, self.design.max_ell),

@@ -164,6 +164,17 @@ def compile_all(sources: Sequence[str]) -> int:
 _libraries: dict[str, ctypes.CDLL] = {}
 
 
+@lru_cache(maxsize=1)
+def probe() -> None:
+    """Compiles and loads a line, to learn whether compiler and cache folder work at all.
+
+    Raises:
+        CompilationError: The compiler refused it.
+        OSError: The library cannot be loaded.
+    """
+    load('extern "C" int probe() { return 1; }')
+
+
 def _library_path(source: str) -> Path:
     path = _cached(source)
     if not path.exists():
@@ -172,12 +183,17 @@ def _library_path(source: str) -> Path:
 
 
 def _cached(source: str) -> Path:
-    here = _target_or_error()
+    here = target_or_error()
     content = "\n".join([HEADER.read_text(), source, here.compiler, here.version, here.fingerprint, *here.options])
     return cache_folder() / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.so"
 
 
-def _target_or_error() -> Target:
+def target_or_error() -> Target:
+    """Returns the compiler to use.
+
+    Raises:
+        CompilationError: There is none.
+    """
     here = target()
     if here is None:
         raise CompilationError("no C++ compiler was found (tried EQUIPOT_CXX, CXX, c++, g++, clang++)")
@@ -186,7 +202,7 @@ def _target_or_error() -> Target:
 
 def _build(source: str, path: Path) -> None:
     """Compiles beside the final place and renames, so that no process ever sees half a library."""
-    here = _target_or_error()
+    here = target_or_error()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder, path.name)
         command = [here.compiler, *here.options, "-shared", "-x", "c++", "-", "-o", str(made)]

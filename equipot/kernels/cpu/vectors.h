@@ -24,6 +24,11 @@ static inline __attribute__((always_inline)) void store(T* p, V v) {
     *reinterpret_cast<V*>(p) = v;
 }
 
+template <typename V, typename T>
+static inline __attribute__((always_inline)) void add(T* p, V v) {
+    store(p, V(load<V>(p) + v));
+}
+
 // a and b interleaved and halved: lane 2i holds a[i] + a[i + N/2], lane 2i+1 the same of b.
 template <typename T, int N, int... I>
 static inline __attribute__((always_inline)) Vec<T, N> fold(Vec<T, N> a, Vec<T, N> b, std::integer_sequence<int, I...>) {

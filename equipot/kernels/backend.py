@@ -1,0 +1,103 @@
+"""The choice of a backend for a run: the same sums, evaluated faster."""
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from equipot.errors import EquipotError
+from equipot.kernels.cpu import ahead, compiler
+from equipot.kernels.operations import Operation
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuequivariance")
+
+
+class Choice(NamedTuple):
+    """A backend and why it was taken, in a few words."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"backend {self.name}: {self.reason}"
+
+
+def choose(name: str, device: torch.device | str = "cpu") -> Choice:
+    """Returns the backend that a name means on a device.
+
+    Args:
+        name: One of `BACKENDS`; "auto" takes the fastest that works.
+        device: Where the tensors are.
+
+    Raises:
+        EquipotError: The name is unknown, or the backend does not work here.
+    """
+    if name not in BACKENDS:
+        raise EquipotError(f"backend={name!r} is not known: choose one of {', '.join(BACKENDS)}.")
+    place = torch.device(device).type
+    if name == "reference":
+        return Choice(name, "plain torch, as asked")
+    candidates = {"cpu": _cpu}
+    if name != "auto":
+        problem, works = candidates.get(name, _absent)(place)
+        if problem is not None:
+            raise EquipotError(f"backend={name!r} cannot be used: {problem}. 'auto' takes what works here.")
+        return Choice(name, works)
+    problem, works = candidates.get(place, _absent)(place)
+    return Choice("reference", f"plain torch, because {problem}") if problem else Choice(place, works)
+
+
+def _cpu(place: str) -> tuple[str | None, str]:
+    """What is missing, or what will be used."""
+    if place != "cpu":
+        return f"the tensors are on {place}, not on the CPU", ""
+    here = compiler.target()
+    if here is None:
+        return "no C++ compiler was found (install g++ or clang++, or name one in EQUIPOT_CXX)", ""
+    try:
+        compiler.probe()
+    except (compiler.CompilationError, OSError) as error:
+        return f"the C++ compiler does not work ({str(error).splitlines()[0]})", ""
+    threads = "" if here.threads else ", one thread (no OpenMP beside torch's)"
+    return None, f"generated C++ for {here.vectors} by {here.version}{threads}"
+
+
+def _absent(place: str) -> tuple[str | None, str]:
+    return f"there are no fused operations for {place} here", ""
+
+
+def use_backend(module: nn.Module, name: str = "auto", *, training: bool = True) -> Choice:
+    """Makes every operation of a module run on a backend, and compiles what it needs.
+
+    Args:
+        module: A potential, or any module with operations.
+        name: One of `BACKENDS`.
+        training: Whether second derivatives will be wanted, so that they are compiled now too.
+
+    Returns:
+        The backend taken and why.
+
+    Raises:
+        EquipotError: The name is unknown, or the backend does not work here.
+    """
+    operations = [m for m in module.modules() if isinstance(m, Operation)]
+    place = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+    choice = choose(name, place)
+    if choice.name == "cpu":
+        try:
+            ahead.compile_operations(operations, training=training)
+        except compiler.CompilationError as error:
+            if name != "auto":
+                raise EquipotError(f"backend='cpu' cannot be used: {error}") from error
+            choice = Choice("reference", f"plain torch, because {str(error).splitlines()[0]}")
+    for operation in operations:
+        operation.backend = choice.name
+    return choice
+
+
+def backend_of(module: nn.Module) -> str:
+    """Returns the backend of a module's operations; "reference" where it has none."""
+    return next((m.backend for m in module.modules() if isinstance(m, Operation)), "reference")

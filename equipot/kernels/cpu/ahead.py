@@ -1,0 +1,35 @@
+"""Compiles what a model will need before it is needed, side by side."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+from equipot.kernels.cpu import convolution
+from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, target_or_error
+from equipot.kernels.operations import Operation
+
+logger = logging.getLogger(__name__)
+
+SOURCES: dict[str, Callable[[str, torch.dtype, Target, bool], list[str]]] = {
+    "convolution": convolution.sources,
+}
+"""For each kind of operation: key, dtype, target, training → the sources that a run usually needs."""
+
+
+def compile_operations(operations: Iterable[Operation], *, training: bool) -> None:
+    """Compiles the sources of these operations that are not in the cache yet.
+
+    Raises:
+        CompilationError: The compiler refused one.
+    """
+    target = target_or_error()
+    wanted = dict.fromkeys((op.kind, op.key, op.dtype) for op in operations)
+    sources = [text for kind, key, dtype in wanted for text in SOURCES[kind](key, dtype, target, training)]
+    begin = time.monotonic()
+    made = compile_all(sources)
+    if made:
+        logger.info(
+            "compiled %d kernels in %.0f s; they are kept in %s", made, time.monotonic() - begin, cache_folder()
+        )

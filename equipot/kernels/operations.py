@@ -1,0 +1,78 @@
+"""The operations as modules: what layers call, evaluated by the backend that was chosen for the run."""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from equipot.kernels.polynomial import Convolution
+from equipot.kernels.reference import ReferenceConvolution
+
+
+class EdgeIndex(NamedTuple):
+    """Who sends to whom: edges j → i sorted by receiver.
+
+    Attributes:
+        senders: Sender j of each edge.
+        receivers: Receiver i of each edge, ascending.
+        starts: First edge of each owned node, and the number of edges.
+    """
+
+    senders: Int[Tensor, " edge"]
+    receivers: Int[Tensor, " edge"]
+    starts: Int[Tensor, " owned+1"]
+
+    @property
+    def num_owned(self) -> int:
+        """Number of nodes that receive."""
+        return self.starts.shape[0] - 1
+
+
+def edge_index(senders: Int[Tensor, " edge"], receivers: Int[Tensor, " edge"], num_owned: int) -> EdgeIndex:
+    """Returns the edges with where each receiver's begin."""
+    nodes = torch.arange(num_owned + 1, device=receivers.device)
+    return EdgeIndex(senders, receivers, torch.searchsorted(receivers, nodes))
+
+
+class Operation(nn.Module):
+    """An operation of `kernels.polynomial`. `backend` is set by `kernels.backend.use_backend` and nothing else.
+
+    Attributes:
+        backend: "reference" (plain torch, the definition) or a fused backend.
+        dtype: Type of its tensors.
+    """
+
+    kind: ClassVar[str]
+    backend = "reference"
+
+    def __init__(self, key: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.key, self.dtype = key, dtype
+
+    @property
+    def fused(self) -> bool:
+        """Whether torch.ops.equipot evaluates it."""
+        return self.backend != "reference"
+
+
+class ConvolutionOperation(Operation):
+    """Evaluates a `Convolution`."""
+
+    kind = "convolution"
+
+    def __init__(self, description: Convolution, dtype: torch.dtype) -> None:
+        super().__init__(description.key, dtype)
+        self.reference = ReferenceConvolution(description, dtype)
+
+    def forward(
+        self,
+        h: Float[Tensor, "node dim_in"],
+        Y: Float[Tensor, "edge lm"],
+        R: Float[Tensor, "edge weights"],
+        edges: EdgeIndex,
+    ) -> Float[Tensor, "owned dim_out"]:
+        """Returns the pooled products a_i of the nodes that receive."""
+        if self.fused:
+            return torch.ops.equipot.convolution(h, Y, R, *edges, self.key)
+        return self.reference(h, Y, R, edges.senders, edges.receivers, edges.num_owned)

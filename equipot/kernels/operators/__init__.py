@@ -1,0 +1,1 @@
+"""The operations as torch operators: schema, shapes, derivatives, shared by all fused backends."""
