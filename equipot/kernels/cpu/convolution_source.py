@@ -235,6 +235,7 @@ def backward_source(d: Convolution, dtype: torch.dtype, target: Target, g: Gradi
     code = _head(L, target, dtype)
     lanes = target.lanes(dtype)
     most = max(target.registers - 8, 4)
+    written: set[int] = set()
     for n, path in enumerate(L.paths):
         code(
             f"static inline void path{n}(const T* ga, const T* h, const T* R, const T* hh, const T* RR, const T* c, "
@@ -242,8 +243,8 @@ def backward_source(d: Convolution, dtype: torch.dtype, target: Target, g: Gradi
         )
         groups = list(path.parts(most)) if g.need[2] else [path.m1s]
         for index, m1s in enumerate(groups):
-            for width, first, last in widths(path.mul, lanes):
-                _gradient_loop(code, path, g, m1s, index == 0, (width, first, last))
+            for loop in widths(path.mul, lanes):
+                _gradient_loop(code, path, g, m1s, index == 0, loop, written)
         code("}")
     _edge(code, L, g, lanes)
     _driver(code, g)
@@ -251,7 +252,13 @@ def backward_source(d: Convolution, dtype: torch.dtype, target: Target, g: Gradi
 
 
 def _gradient_loop(
-    code: Code, path: PathCode, g: Gradient, m1s: Sequence[int], fresh: bool, loop: tuple[int, int, int]
+    code: Code,
+    path: PathCode,
+    g: Gradient,
+    m1s: Sequence[int],
+    fresh: bool,
+    loop: tuple[int, int, int],
+    written: set[int],
 ) -> None:
     """One loop over channels: some components of the input, all couplings to them."""
     width, first, last = loop
@@ -277,7 +284,10 @@ def _gradient_loop(
     code("}")
     if g.need[2]:
         for n, (_, _, q) in enumerate(entries):
-            code(f"store(gc + {q} * W, V(load<V>(gc + {q} * W) + g{n}));")
+            if q not in written:
+                code(f"store(gc + {q} * W, Vec<T, W>{{}});")
+            code(f"add<V>(gc + {q} * W, g{n});")
+            written.add(q)
     code("}")
 
 
@@ -328,7 +338,7 @@ def _edge(code: Code, L: Layout, g: Gradient, lanes: int) -> None:
     code("static void share(const T* ga, const T* h, const T* Y, const T* R, const T* hh, const T* YY, const T* RR,")
     code("    const int64_t* senders, const int64_t* receivers, int64_t begin, int64_t end,")
     code("    T* oa, T* gh, T* gY, T* gR, int64_t first_row) {")
-    code("T c[Q * W + 1], d[Q * W + 1], gc[Q * W + 1], rows[(LM + W) * W], local[DH];")
+    code("T c[Q * W + 1], d[Q * W + 1], gc[Q * W + 1] = {}, rows[(LM + W) * W], local[DH];")
     code("std::memset(rows, 0, sizeof rows); std::memset(local, 0, sizeof local);")
     code("for (int64_t e0 = begin; e0 < end; e0 += W) {")
     code("const int edges = end - e0 < W ? int(end - e0) : W;")
@@ -337,8 +347,6 @@ def _edge(code: Code, L: Layout, g: Gradient, lanes: int) -> None:
         code("couple(YY + e0 * LM, edges, d);")
     code("for (int e = 0; e < edges; ++e) {")
     code("const int64_t j = senders[e0 + e], i = receivers[e0 + e];")
-    if g.need[2]:
-        code("std::memset(gc, 0, sizeof gc);")
     hh = "hh + j * DH" if g.second and g.given[0] else "nullptr"
     RR = "RR + (e0 + e) * DR" if g.second and g.given[2] else "nullptr"
     oa = "oa + i * DA" if g.need[0] else "nullptr"
