@@ -283,12 +283,17 @@ def _gradient_loop(
         code(f"store(gR + {path.R} + k, r);")
     code("}")
     if g.need[2]:
-        for n, (_, _, q) in enumerate(entries):
-            if q not in written:
-                code(f"store(gc + {q} * W, Vec<T, W>{{}});")
-            code(f"add<V>(gc + {q} * W, g{n});")
-            written.add(q)
+        _keep_couplings(code, [q for _, _, q in entries], written)
     code("}")
+
+
+def _keep_couplings(code: Code, couplings: Sequence[int], written: set[int]) -> None:
+    """Adds the gradients of couplings to those of earlier loops over channels; the first one finds old values."""
+    for n, q in enumerate(couplings):
+        if q not in written:
+            code(f"store(gc + {q} * W, Vec<T, W>{{}});")
+        code(f"add<V>(gc + {q} * W, g{n});")
+        written.add(q)
 
 
 def _loads(code: Code, path: PathCode, g: Gradient, m3s: Sequence[int]) -> None:
