@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from equipot.kernels.cpu.compiler import Target, load, target_or_error
-from equipot.kernels.cpu.convolution_source import Gradient, backward_source, forward_source
+from equipot.kernels.cpu.convolution_gradient import Gradient, backward_source
+from equipot.kernels.cpu.convolution_source import forward_source
 from equipot.kernels.cpu.source import address, num_threads
 from equipot.kernels.operators.convolution import LIBRARY
 from equipot.kernels.polynomial import Convolution
