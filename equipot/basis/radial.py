@@ -56,11 +56,21 @@ class RadialBasis(nn.Module):
         Z_receiver: Int[Tensor, " edge"],
     ) -> RadialFeatures:
         """Returns the basis for edges of these lengths (Å, float64) between these elements."""
+        basis, envelope = self.in_float64(lengths, Z_sender, Z_receiver)
+        return RadialFeatures(basis.to(self.dtype), envelope.to(self.dtype))
+
+    def in_float64(
+        self,
+        lengths: Float[Tensor, " edge"],
+        Z_sender: Int[Tensor, " edge"],
+        Z_receiver: Int[Tensor, " edge"],
+    ) -> RadialFeatures:
+        """Returns the same before it is cast."""
         envelope = polynomial_envelope(lengths / self.r_max, self.p).unsqueeze(-1)
         basis = self.functions(self.transform(lengths, Z_sender, Z_receiver))
         ones = torch.ones_like(envelope)
         on_basis, on_weights = (envelope, ones) if self.envelope_on_basis else (ones, envelope)
-        return RadialFeatures((basis * on_basis).to(self.dtype), on_weights.to(self.dtype))
+        return RadialFeatures(basis * on_basis, on_weights)
 
 
 class Bessel(nn.Module):

@@ -2,5 +2,10 @@
 
 from equipot.interactions.layer import Edges, Elements, Interaction
 from equipot.interactions.plan import LayerPlan, embedding_width, plan_layers
+from equipot.interactions.radial_points import ExactRadial
+from equipot.interactions.radial_spline import EXACT, RadialSpline, num_knots, radial_choice
 
-__all__ = ["Edges", "Elements", "Interaction", "LayerPlan", "embedding_width", "plan_layers"]
+__all__ = [
+    "EXACT", "Edges", "Elements", "ExactRadial", "Interaction", "LayerPlan", "RadialSpline", "embedding_width",
+    "num_knots", "plan_layers", "radial_choice",
+]  # fmt: skip

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equipot.basis import RadialFeatures
 from equipot.design import Design
 from equipot.interactions.gate import SCALAR, Gate
 from equipot.interactions.linear import (
@@ -27,6 +26,7 @@ from equipot.interactions.pair_embedding import pair_embedding, radial_inputs
 from equipot.interactions.plan import LayerPlan, embedding_width
 from equipot.interactions.product import NoProduct, ProductBasis
 from equipot.interactions.radial_map import radial_map
+from equipot.interactions.radial_points import Radial, RadialPoints
 from equipot.kernels.operations import ConvolutionOperation, EdgeIndex
 from equipot.kernels.reference import SpeciesGroups
 from equipot.o3 import Irreps
@@ -37,10 +37,8 @@ class Edges(NamedTuple):
     """Edges j → i and their functions, the same for every layer."""
 
     ends: EdgeIndex
-    sender_species: Int[Tensor, " edge"]
-    receiver_species: Int[Tensor, " edge"]
     Y: Float[Tensor, "edge lm"]
-    radial: RadialFeatures
+    radial: Radial
 
 
 class Elements(NamedTuple):
@@ -102,18 +100,27 @@ class Interaction(nn.Module):
         self, h: Float[Tensor, "node dim_in"], edges: Edges, elements: Elements
     ) -> Float[Tensor, "owned dim_out"]:
         """Returns the features h' of the owned atoms."""
-        radial = self.pair_embedding(edges.radial, edges.sender_species, edges.receiver_species)
+        R, rho = edges.radial(self)
         h_up = self.up(h)
         a = self.convolution(
-            h_up * self.normalise_senders(radial, edges.ends.receivers, elements.species),
-            edges.Y, self.radial(radial, edges.sender_species), edges.ends,
+            h_up * self.normalise_senders(rho, edges.ends.receivers, elements.species),
+            edges.Y, R, edges.ends,
         )  # fmt: skip
-        N = self.normalise(radial, edges.ends.receivers, elements.owned.species)
+        N = self.normalise(rho, edges.ends.receivers, elements.owned.species)
         m = self.species_weights(N * self.mix(a), elements.owned, elements.embedding)
         A = self.message_mix(self.message_nonlinearity(self.message_residual(m, h_up[: elements.num_owned])))
         B = self.product(A, elements.owned)
         S_h = self.self_connection(h[: elements.num_owned], elements.owned, elements.embedding)
         return self.norm(self.nonlinearity(self.norm_update(self.down(B) + S_h)))
+
+    def radial_functions(self, points: RadialPoints) -> tuple[Float[Tensor, "point weights"], Float[Tensor, "point _"]]:
+        """Returns all that the layer takes from distances: R, and ρ of N, which has no column where N needs none."""
+        e = self.pair_embedding(points.features, points.sender_species, points.receiver_species)
+        return self.radial(e, points.sender_species), self.normalise.density(e)
+
+    def radial_weights(self) -> list[Tensor]:
+        """Returns the weights in these functions."""
+        return [w for part in (self.pair_embedding, self.radial, self.normalise) for w in part.parameters()]
 
 
 _SAME = nn.Identity()

@@ -28,11 +28,12 @@ class CountNormalisation(nn.Module):
 
     factors: Tensor
 
+    def density(self, radial: RadialFeatures) -> Float[Tensor, "point 0"]:
+        """Returns nothing for each point: no function of the distance is needed."""
+        return radial.envelope[:, :0]
+
     def forward(
-        self,
-        radial: RadialFeatures,
-        receivers: Int[Tensor, " edge"],
-        species: Int[Tensor, " node"],
+        self, rho: Float[Tensor, "edge _"], receivers: Int[Tensor, " edge"], species: Int[Tensor, " node"]
     ) -> Float[Tensor, "node 1"]:
         """Returns the factor of each atom."""
         return self.factors.index_select(0, species).unsqueeze(-1)
@@ -54,16 +55,17 @@ class DensityNormalisation(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_inputs, dtype=dtype))
 
+    def density(self, radial: RadialFeatures) -> Float[Tensor, "point 1"]:
+        """Returns ρ."""
+        w = self.weight.to(radial.basis.dtype)
+        rho = torch.tanh((radial.basis @ w / w.shape[0] ** 0.5) ** 2)
+        return (rho * radial.envelope.squeeze(1)).unsqueeze(-1)
+
     def forward(
-        self,
-        radial: RadialFeatures,
-        receivers: Int[Tensor, " edge"],
-        species: Int[Tensor, " node"],
+        self, rho: Float[Tensor, "edge 1"], receivers: Int[Tensor, " edge"], species: Int[Tensor, " node"]
     ) -> Float[Tensor, "node 1"]:
         """Returns the factor of each atom."""
-        rho = torch.tanh((radial.basis @ self.weight / self.weight.shape[0] ** 0.5) ** 2)
-        rho = rho * radial.envelope.squeeze(1)
-        return (1.0 / (1.0 + pool(rho, receivers, species.shape[0]))).unsqueeze(-1)
+        return (1.0 / (1.0 + pool(rho.squeeze(1), receivers, species.shape[0]))).unsqueeze(-1)
 
 
 class DensityMLPNormalisation(nn.Module):
@@ -86,20 +88,23 @@ class DensityMLPNormalisation(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(20.0, dtype=dtype))
         self.beta = nn.Parameter(torch.tensor(0.0, dtype=dtype))
 
+    def density(self, radial: RadialFeatures) -> Float[Tensor, "point 1"]:
+        """Returns ρ."""
+        return torch.tanh(self.mlp(radial.basis) ** 2) * radial.envelope
+
     def forward(
-        self,
-        radial: RadialFeatures,
-        receivers: Int[Tensor, " edge"],
-        species: Int[Tensor, " node"],
+        self, rho: Float[Tensor, "edge 1"], receivers: Int[Tensor, " edge"], species: Int[Tensor, " node"]
     ) -> Float[Tensor, "node 1"]:
         """Returns the factor of each atom."""
-        rho = torch.tanh(self.mlp(radial.basis) ** 2) * radial.envelope
         return 1.0 / (self.alpha + self.beta * pool(rho, receivers, species.shape[0]))
+
+
+Normalisation = CountNormalisation | DensityNormalisation | DensityMLPNormalisation
 
 
 def normalisations(
     design: Design, statistics: Statistics, num_inputs: int, dtype: torch.dtype
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[nn.Module, Normalisation]:
     """Returns the factors on senders' features and on pooled messages; one of them is 1."""
     num_species = len(statistics.species)
     one = CountNormalisation((1.0,) * num_species, 0.0, dtype)

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -36,12 +37,12 @@ class PairEmbedding(nn.Module):
     def forward(
         self,
         radial: RadialFeatures,
-        sender_species: Int[Tensor, " edge"],
-        receiver_species: Int[Tensor, " edge"],
+        sender_species: Int[Tensor, " point"],
+        receiver_species: Int[Tensor, " point"],
     ) -> RadialFeatures:
         """Returns the widened features."""
-        s = (self.factor * self.sender).index_select(0, sender_species)
-        t = (self.factor * self.receiver).index_select(0, receiver_species)
+        s, t = (self.factor * table.to(radial.basis.dtype) for table in (self.sender, self.receiver))
+        s, t = s.index_select(0, sender_species), t.index_select(0, receiver_species)
         return radial._replace(basis=torch.cat([radial.basis, s, t], dim=1))
 
 
@@ -67,10 +68,11 @@ class ScalarLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(width, dtype=dtype))
 
-    def forward(self, x: Float[Tensor, "edge channel"]) -> Float[Tensor, "edge channel"]:
+    def forward(self, x: Float[Tensor, "point channel"]) -> Float[Tensor, "point channel"]:
         """Returns the normalised values."""
         d = x - x.mean(dim=-1, keepdim=True)
-        return d * torch.rsqrt(d.square().mean(dim=-1, keepdim=True) + self.epsilon) * self.weight + self.bias
+        g, b = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return d * torch.rsqrt(d.square().mean(dim=-1, keepdim=True) + self.epsilon) * g + b
 
 
 class LayerNormMLP(nn.Module):
@@ -90,12 +92,17 @@ class LayerNormMLP(nn.Module):
         self.linears = nn.ModuleList([nn.Linear(a, b, dtype=dtype) for a, b in pairwise(widths)])
         self.norms = nn.ModuleList([ScalarLayerNorm(b, dtype) for b in widths[1:-1]])
 
-    def forward(self, x: Float[Tensor, "edge _in"]) -> Float[Tensor, "edge _out"]:
+    def forward(self, x: Float[Tensor, "point _in"]) -> Float[Tensor, "point _out"]:
         """Returns the output of the network."""
         *hidden, last = self.linears
         for linear, norm in zip(hidden, self.norms, strict=True):
-            x = self.activation(norm(linear(x)))
-        return last(x)
+            x = self.activation(norm(_applied(linear, x)))
+        return _applied(last, x)
+
+
+def _applied(linear: Any, x: Float[Tensor, "point _in"]) -> Float[Tensor, "point _out"]:
+    """Returns x W + b in the precision of x."""
+    return nn.functional.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
 
 
 def radial_inputs(design: Design, channels: int) -> int:

@@ -59,7 +59,7 @@ class RadialMLP(nn.Module):
     def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
         """Returns R."""
         x = features.basis
-        *hidden, last = (W * scale for W, scale in zip(self.weights, self.scales, strict=True))
+        *hidden, last = (W.to(x.dtype) * scale for W, scale in zip(self.weights, self.scales, strict=True))
         for W in hidden:
             x = self.activation(x @ W)
         return (x @ last) * features.envelope
@@ -95,7 +95,8 @@ class RadialLinear(nn.Module):
 
     def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
         """Returns R."""
-        return (features.basis @ (self.weight / math.sqrt(self.weight.shape[0]))) * features.envelope
+        W = self.weight.to(features.basis.dtype) / math.sqrt(self.weight.shape[0])
+        return (features.basis @ W) * features.envelope
 
 
 class RadialSpeciesLinear(nn.Module):
@@ -121,7 +122,7 @@ class RadialSpeciesLinear(nn.Module):
         num_species = self.weight.shape[0]
         one_hot = torch.nn.functional.one_hot(sender_species, num_species).to(features.basis.dtype)
         per_species = (one_hot.unsqueeze(-1) * features.basis.unsqueeze(1)).flatten(1)
-        return (per_species @ self.weight.flatten(0, 1)) * features.envelope
+        return (per_species @ self.weight.to(per_species.dtype).flatten(0, 1)) * features.envelope
 
 
 class RadialFixed(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from equipot.kernels.polynomial import Convolution
 from equipot.kernels.reference import ReferenceConvolution
+from equipot.kernels.spline import spline
 
 
 class EdgeIndex(NamedTuple):
@@ -76,3 +77,16 @@ class ConvolutionOperation(Operation):
         if self.fused:
             return torch.ops.equipot.convolution(h, Y, R, *edges, self.key)
         return self.reference(h, Y, R, edges.senders, edges.receivers, edges.num_owned)
+
+
+class SplineOperation(Operation):
+    """Evaluates splines: `kernels.spline.spline`."""
+
+    kind = "spline"
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__("", dtype)
+
+    def forward(self, table: Float[Tensor, "row column"], u: Float[Tensor, " edge"]) -> Float[Tensor, "edge column"]:
+        """Returns the splines of all columns at each u."""
+        return torch.ops.equipot.spline(table, u) if self.fused else spline(table, u)

@@ -12,7 +12,17 @@ from equipot.basis import RadialBasis
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.geometry import Graph
-from equipot.interactions import Edges, Elements, Interaction, plan_layers
+from equipot.interactions import (
+    EXACT,
+    Edges,
+    Elements,
+    ExactRadial,
+    Interaction,
+    RadialSpline,
+    num_knots,
+    plan_layers,
+    radial_choice,
+)
 from equipot.kernels.operations import edge_index
 from equipot.kernels.reference import group_by_species
 from equipot.models.embedding import element_embedding
@@ -51,20 +61,29 @@ class Potential(nn.Module):
         statistics: Elements, E0, scale, shift, mean numbers of neighbours.
         dtype: Type of weights and features, float32 or float64. Geometry, E0 and sums are always float64.
         seed: Start of the weights; the same seed gives the same weights whatever was drawn before.
+        radial: How radial functions are evaluated, "exact" or "spline:KNOTS" (see `RadialSpline`); a choice that
+            changes the energy by less than float32 rounds it.
 
     Raises:
-        EquipotError: The dtype is neither float32 nor float64.
+        EquipotError: The dtype is neither float32 nor float64, or `radial` is no such choice.
 
     Source: Batatia et al. 2025, Methods.
     """
 
+    radial: str
     species_of: Tensor
     E0: Tensor
     scale: Tensor
     shift: Tensor
 
     def __init__(
-        self, design: Design, statistics: Statistics, *, dtype: torch.dtype = torch.float32, seed: int = 0
+        self,
+        design: Design,
+        statistics: Statistics,
+        *,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        radial: str = EXACT,
     ) -> None:
         super().__init__()
         if dtype not in (torch.float32, torch.float64):
@@ -73,6 +92,7 @@ class Potential(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(dtype)
+        self.choose_radial(radial)
 
     def _build(self, dtype: torch.dtype) -> None:
         design, statistics = self.design, self.statistics
@@ -93,6 +113,21 @@ class Potential(nn.Module):
                 self.register_parameter(name, nn.Parameter(term))
             else:
                 self.register_buffer(name, term)
+
+    def choose_radial(self, radial: str) -> "Potential":
+        """Evaluates the radial functions in another way from now on; returns this potential.
+
+        Args:
+            radial: "exact", "spline", or "spline:KNOTS".
+
+        Raises:
+            EquipotError: It is none of these.
+        """
+        knots, species = num_knots(radial), self.statistics.species
+        splined = None if knots is None else RadialSpline(self.design, species, knots, self.dtype)
+        self.radial = radial_choice(radial)
+        self.to_edges = (splined or ExactRadial(species)).to(self.species_of.device).train(self.training)
+        return self
 
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, " owned"]:
         """Returns the energy of each owned atom, eV, float64.
@@ -170,13 +205,11 @@ class Potential(nn.Module):
         lengths = torch.linalg.vector_norm(vectors, dim=1)
         sign = -1.0 if self.design.edge_vector == "to_receiver" else 1.0
         directions = (sign * vectors / lengths.unsqueeze(-1)).to(self.dtype)
-        Z_i, Z_j = (graph.atomic_numbers.index_select(0, end) for end in (graph.receivers, graph.senders))
+        z_i, z_j = (species.index_select(0, end) for end in (graph.receivers, graph.senders))
         return Edges(
             edge_index(graph.senders, graph.receivers, graph.num_owned),
-            species.index_select(0, graph.senders),
-            species.index_select(0, graph.receivers),
             spherical_harmonics(directions, self.design.max_ell),
-            self.radial_basis(lengths, Z_j, Z_i),
+            self.to_edges(self.radial_basis, lengths, z_j, z_i),
         )
 
 
