@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equipot.kernels.operations import ProductOperation
 from equipot.kernels.polynomial import Product
-from equipot.kernels.reference import ReferenceProduct, SpeciesGroups, irreps_join
+from equipot.kernels.reference import SpeciesGroups
 from equipot.o3 import Irreps
 
 
@@ -23,9 +24,7 @@ class ProductBasis(nn.Module):
 
     def __init__(self, description: Product, channels: int, num_species: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.channels = channels
-        self.shared = num_species == 1
-        self.operation = ReferenceProduct(description, dtype)
+        self.operation = ProductOperation(description, channels, dtype)
         self.irreps_out = Irreps([(channels, ir) for ir in description.irreps_out])
         outs = description.irreps_out
         paths = {f"{outs[n]}_nu{nu}": description.num_paths(outs[n], nu) for n, nu in self.operation.terms}
@@ -36,9 +35,7 @@ class ProductBasis(nn.Module):
 
     def forward(self, A: Float[Tensor, "node dim_A"], groups: SpeciesGroups) -> Float[Tensor, "node dim_B"]:
         """Returns B, flat."""
-        species = torch.zeros_like(groups.species) if self.shared else groups.species
-        weights = [self.weights[name] for name in self.names]
-        return irreps_join(self.operation(A.unflatten(1, (-1, self.channels)), weights, species))
+        return self.operation(A, [self.weights[name] for name in self.names], groups)
 
 
 class NoProduct(nn.Module):

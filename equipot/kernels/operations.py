@@ -1,13 +1,14 @@
 """The operations as modules: what layers call, evaluated by the backend that was chosen for the run."""
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from equipot.kernels.polynomial import Convolution
-from equipot.kernels.reference import ReferenceConvolution
+from equipot.kernels.polynomial import Convolution, Product
+from equipot.kernels.reference import ReferenceConvolution, ReferenceProduct, SpeciesGroups, irreps_join
 from equipot.kernels.spline import spline
 
 
@@ -90,3 +91,52 @@ class SplineOperation(Operation):
     def forward(self, table: Float[Tensor, "row column"], u: Float[Tensor, " edge"]) -> Float[Tensor, "edge column"]:
         """Returns the splines of all columns at each u."""
         return torch.ops.equipot.spline(table, u) if self.fused else spline(table, u)
+
+
+class ProductOperation(Operation):
+    """Evaluates a `Product`.
+
+    Attributes:
+        terms: (index of the output irrep, ν) of each tensor of weights.
+    """
+
+    kind = "product"
+
+    def __init__(self, description: Product, channels: int, dtype: torch.dtype) -> None:
+        super().__init__(f"{description.key}|{channels}", dtype)
+        self.channels = channels
+        self.reference = ReferenceProduct(description, dtype)
+        self.terms = self.reference.terms
+        for n, matrix in enumerate(description.folding):
+            self.register_buffer(f"folding_{n}", matrix.to(dtype), persistent=False)
+        self._folded: tuple[object, Tensor] | None = None
+
+    def forward(
+        self,
+        A: Float[Tensor, "node dim_A"],
+        weights: Sequence[Float[Tensor, "_path species channel"]],
+        groups: SpeciesGroups,
+    ) -> Float[Tensor, "node dim_B"]:
+        """Returns B; `weights` has one tensor for each of `terms`, for each element or for all of them."""
+        shared = weights[0].shape[1] == 1
+        if self.fused:
+            order, starts = (None, None) if shared else (groups.order, groups.starts)
+            return torch.ops.equipot.product(A, self.coefficients(weights), order, starts, self.key)
+        species = torch.zeros_like(groups.species) if shared else groups.species
+        return irreps_join(self.reference(A.unflatten(1, (-1, self.channels)), weights, species))
+
+    def coefficients(self, weights: Sequence[Tensor]) -> Float[Tensor, "species term channel"]:
+        """Returns the coefficient of each monomial; kept until the weights change, where they are not trained."""
+        if torch.compiler.is_compiling() or any(w.requires_grad or w.is_inference() for w in weights):
+            return self._fold(weights)
+        state = [(w.data_ptr(), w._version, w.dtype) for w in weights]
+        if self._folded is None or self._folded[0] != state:
+            self._folded = (state, self._fold(weights))
+        return self._folded[1]
+
+    def _fold(self, weights: Sequence[Tensor]) -> Tensor:
+        folding = [self.get_buffer(f"folding_{n}") for n in range(len(weights))]
+        folded = [
+            torch.bmm(U.expand(w.shape[1], -1, -1), w.transpose(0, 1)) for U, w in zip(folding, weights, strict=True)
+        ]
+        return torch.cat(folded, dim=1)

@@ -124,6 +124,18 @@ class Monomials:
     last: np.ndarray
 
 
+class Term(NamedTuple):
+    """A monomial in one component of B.
+
+    Attributes:
+        output: Component M, over all output irreps one after the other.
+        factors: Components of A, ascending, with repetitions.
+    """
+
+    output: int
+    factors: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Product:
     r"""The symmetrised product basis of one atom, channel by channel, as polynomials with weighted paths.
@@ -177,6 +189,54 @@ class Product:
             U[:, :, n] = table[index]
         position = self.__dict__["_positions"][nu - 1]
         return np.array([position[index] for index in used], int), U
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The monomials of every output component, in the rows' order of the `folding` matrices."""
+        return tuple(term for terms, _ in self._folded for term in terms)
+
+    @property
+    def folding(self) -> list[Tensor]:
+        r"""Matrices that turn weighted paths into one coefficient for each term, float64 [term, path].
+
+            C[z, t, k] = Σ_η folding[t, η] w^(ν)[η, z, k]
+
+        One for each (irrep, ν) that has paths, irreps outermost; their rows, one after the other, are `terms`.
+        """
+        return [matrix for _, matrix in self._folded]
+
+    @cached_property
+    def _folded(self) -> list[tuple[list[Term], Tensor]]:
+        blocks: list[tuple[list[Term], Tensor]] = []
+        start = 0
+        for out in self.irreps_out:
+            for nu in self._orders:
+                table, num_paths = _merged(self.form, self.irreps_in, out, nu)
+                if num_paths > 0:
+                    rows = [
+                        (Term(start + m, index), U[m])
+                        for index, U in sorted(table.items())
+                        for m in range(out.dim)
+                        if float(U[m].abs().max()) > 1e-12
+                    ]
+                    matrix = [U for _, U in rows] or [torch.zeros(0, num_paths, dtype=torch.float64)]
+                    blocks.append(([term for term, _ in rows], torch.stack(matrix) if rows else matrix[0]))
+            start += out.dim
+        return blocks
+
+    @property
+    def key(self) -> str:
+        """The description as one string, for operators."""
+        irreps = ("+".join(str(ir) for ir in some) for some in (self.irreps_in, self.irreps_out))
+        return "|".join([*irreps, str(self.correlation), self.form])
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def from_key(key: str) -> "Product":
+        """Returns the description of a key; the number of channels may follow it, for those that need it."""
+        irreps_in, irreps_out, correlation, form = key.split("|")[:4]
+        made, of = (tuple(Irrep.from_string(ir) for ir in some.split("+")) for some in (irreps_out, irreps_in))
+        return Product(of, made, int(correlation), form)
 
     @property
     def _orders(self) -> range:

@@ -18,12 +18,14 @@ class SpeciesGroups(NamedTuple):
         order: Atoms sorted by element.
         inverse: Where each atom lies in that order.
         counts: Number of atoms of each element.
+        starts: Where each element begins in that order, and the number of atoms.
     """
 
     species: Int[Tensor, " node"]
     order: Int[Tensor, " node"]
     inverse: Int[Tensor, " node"]
     counts: list[int]
+    starts: Int[Tensor, " species+1"]
 
 
 def group_by_species(species: Int[Tensor, " node"], num_species: int) -> SpeciesGroups:
@@ -31,7 +33,9 @@ def group_by_species(species: Int[Tensor, " node"], num_species: int) -> Species
     order = torch.argsort(species, stable=True)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order), device=order.device)
-    return SpeciesGroups(species, order, inverse, torch.bincount(species, minlength=num_species).tolist())
+    counts = torch.bincount(species, minlength=num_species)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return SpeciesGroups(species, order, inverse, counts.tolist(), starts)
 
 
 def species_matmul(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from equipot.kernels.cpu import convolution
+from equipot.kernels.cpu import convolution, product
 from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, target_or_error
 from equipot.kernels.operations import Operation
 
@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES: dict[str, Callable[[str, torch.dtype, Target, bool], list[str]]] = {
     "convolution": convolution.sources,
+    "product": product.sources,
 }
 """For each kind of operation: key, dtype, target, training → the sources that a run usually needs."""
 
