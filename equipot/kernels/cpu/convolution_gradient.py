@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from equipot.kernels.cpu.compiler import Target
-from equipot.kernels.cpu.convolution_source import Layout, PathCode, head, layout
+from equipot.kernels.cpu.convolution_source import Layout, PathCode, arguments_of_R, head, layout, spline_pieces
 from equipot.kernels.cpu.source import Code, number, vector, widths
 from equipot.kernels.polynomial import Convolution
 
@@ -19,11 +19,13 @@ class Gradient:
         second: Whether it is the double backward.
         given: Which of the cotangents of gh, gY, gR there are (double backward only).
         need: Which of a', h', Y', R' are wanted (the first is never wanted in a plain backward).
+        splined: Whether R is given as splines; then their argument's gradient takes the place of R's (plain backward).
     """
 
     second: bool
     given: tuple[bool, bool, bool]
     need: tuple[bool, bool, bool, bool]
+    splined: bool = False
 
     @property
     def weights_of_h(self) -> list[tuple[str, str]]:
@@ -70,6 +72,8 @@ def backward_source(d: Convolution, dtype: torch.dtype, target: Target, g: Gradi
             for loop in widths(path.mul, lanes):
                 _gradient_loop(code, path, g, m1s, index == 0, loop, written)
         code("}")
+    if g.splined:
+        spline_pieces(code)
     _edge(code, L, g, lanes)
     _driver(code, g)
     return str(code)
@@ -164,11 +168,14 @@ def _coupled(code: Code, g: Gradient, entries: Sequence[tuple]) -> None:
 
 def _edge(code: Code, L: Layout, g: Gradient, lanes: int) -> None:
     """One share of the edges: tiles, edges, paths, then sums over channels for Y and over edges for h."""
-    code("static void share(const T* ga, const T* h, const T* Y, const T* R, const T* hh, const T* YY, const T* RR,")
+    parameters, _ = arguments_of_R(g.splined)
+    code(f"static void share(const T* ga, const T* h, const T* Y, {parameters}, const T* hh, const T* YY, const T* RR,")
     code("    const int64_t* senders, const int64_t* receivers, int64_t begin, int64_t end,")
-    code("    T* oa, T* gh, T* gY, T* gR, int64_t first_row) {")
-    code("T c[Q * W + 1], d[Q * W + 1], gc[Q * W + 1] = {}, rows[(LM + W) * W], local[DH];")
-    code("std::memset(rows, 0, sizeof rows); std::memset(local, 0, sizeof local);")
+    code(f"    T* oa, T* gh, T* gY, {'double' if g.splined else 'T'}* gR, int64_t first_row) {{")
+    code("T c[Q * W + 1], d[Q * W + 1], gc[Q * W + 1] = {}, lm[(LM + W) * W], local[DH];")
+    code("std::memset(lm, 0, sizeof lm); std::memset(local, 0, sizeof local);")
+    if g.splined:
+        code("T w[DR + 1], gw[DR + 1];")
     code("for (int64_t e0 = begin; e0 < end; e0 += W) {")
     code("const int edges = end - e0 < W ? int(end - e0) : W;")
     code("couple(Y + e0 * LM, edges, c);")
@@ -179,37 +186,52 @@ def _edge(code: Code, L: Layout, g: Gradient, lanes: int) -> None:
     hh = "hh + j * DH" if g.second and g.given[0] else "nullptr"
     RR = "RR + (e0 + e) * DR" if g.second and g.given[2] else "nullptr"
     oa = "oa + i * DA" if g.need[0] else "nullptr"
-    gR = "gR + (e0 + e) * DR" if g.need[3] else "nullptr"
+    w, gR = "R + (e0 + e) * DR", "gR + (e0 + e) * DR" if g.need[3] else "nullptr"
+    if g.splined:
+        w, gR = "w", "gw"
+        code("const Spline<T> spline(table, rows, DR, u[e0 + e], PIECES);")
+        code("spline.template blend<W>(spline.value, DR, w);")
     for n in range(len(L.paths)):
-        code(f"path{n}(ga + i * DA, h + j * DH, R + (e0 + e) * DR, {hh}, {RR}, c + e, d + e, {oa}, local, {gR}, gc);")
+        code(f"path{n}(ga + i * DA, h + j * DH, {w}, {hh}, {RR}, c + e, d + e, {oa}, local, {gR}, gc);")
+    if g.splined and g.need[3]:
+        code("gR[e0 + e] = spline.template dot<W>(spline.slope, DR, gw);")
     if g.need[1] and g.weights_of_h:
-        code("T* row = gh + (j - first_row) * DH;")
-        for width, first, last in widths(L.h, lanes):
-            code(f"for (int k = {first}; k < {last}; k += {width})")
-            code(f"    add<{vector(width)}>(row + k, load<{vector(width)}>(local + k));")
+        _add_row(code, L, lanes)
     if g.need[2]:
-        code("typedef Vec<T, W> V;")
-        for m in range(L.lm):
-            terms = [(q, C) for q, coupling in enumerate(L.couplings) for m2, C in coupling if m2 == m]
-            if terms:
-                total = " + ".join(f"{number(C)} * load<V>(gc + {q} * W)" for q, C in terms)
-                code(f"store(rows + {m} * W, V({total}));")
-        code("sum_rows<T, W>(rows, LM, gY + (e0 + e) * LM);")
+        _sum_couplings(code, L)
     code("}")
     code("}")
     code("}")
+
+
+def _add_row(code: Code, L: Layout, lanes: int) -> None:
+    """The edge's gradient of h to that of its sender."""
+    code("T* row = gh + (j - first_row) * DH;")
+    for width, first, last in widths(L.h, lanes):
+        code(f"for (int k = {first}; k < {last}; k += {width})")
+        code(f"    add<{vector(width)}>(row + k, load<{vector(width)}>(local + k));")
+
+
+def _sum_couplings(code: Code, L: Layout) -> None:
+    """From the gradients of couplings to those of Y, still a vector each, then over its lanes."""
+    code("typedef Vec<T, W> V;")
+    for m in range(L.lm):
+        terms = [(q, C) for q, coupling in enumerate(L.couplings) for m2, C in coupling if m2 == m]
+        if terms:
+            total = " + ".join(f"{number(C)} * load<V>(gc + {q} * W)" for q, C in terms)
+            code(f"store(lm + {m} * W, V({total}));")
+    code("sum_rows<T, W>(lm, LM, gY + (e0 + e) * LM);")
 
 
 def _driver(code: Code, g: Gradient) -> None:
     """Shares of receivers side by side; each but the first sums gradients of h in rows of its own, added in order."""
-    code(
-        'extern "C" void backward(const T* ga, const T* h, const T* Y, const T* R, '
-        "const T* hh, const T* YY, const T* RR,"
-    )
+    parameters, passed = arguments_of_R(g.splined)
+    code(f'extern "C" void backward(const T* ga, const T* h, const T* Y, {parameters},')
+    code("    const T* hh, const T* YY, const T* RR,")
     code("    const int64_t* senders, const int64_t* receivers, const int64_t* starts, int64_t num_nodes,")
-    code("    T* oa, T* gh, T* gY, T* gR, int threads) {")
+    code(f"    T* oa, T* gh, T* gY, {'double' if g.splined else 'T'}* gR, int threads) {{")
     code("if (threads == 1) {")
-    code("share(ga, h, Y, R, hh, YY, RR, senders, receivers, starts[0], starts[num_nodes], oa, gh, gY, gR, 0);")
+    code(f"share(ga, h, Y, {passed}, hh, YY, RR, senders, receivers, starts[0], starts[num_nodes], oa, gh, gY, gR, 0);")
     code("return;")
     code("}")
     code("Partial<T> partial(threads, DH);")
@@ -219,7 +241,9 @@ def _driver(code: Code, g: Gradient) -> None:
     code("const int64_t end = starts[share_begin(starts, num_nodes, part + 1, threads)];")
     rows = "partial.rows(part, senders, begin, end, gh)" if g.need[1] else "gh"
     code(f"T* own = {rows};")
-    code("share(ga, h, Y, R, hh, YY, RR, senders, receivers, begin, end, oa, own, gY, gR, partial.first[part]);")
+    code(
+        f"share(ga, h, Y, {passed}, hh, YY, RR, senders, receivers, begin, end, oa, own, gY, gR, partial.first[part]);"
+    )
     code("}")
     if g.need[1]:
         code("partial.add_to(gh, threads);")

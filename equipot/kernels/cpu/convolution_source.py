@@ -20,6 +20,7 @@ import torch
 from equipot.kernels.cpu.compiler import Target
 from equipot.kernels.cpu.source import Code, number, scalar, vector, widths
 from equipot.kernels.polynomial import Convolution
+from equipot.kernels.spline import pieces
 from equipot.o3 import clebsch_gordan
 
 
@@ -132,8 +133,15 @@ def head(L: Layout, target: Target, dtype: torch.dtype) -> Code:
     return code
 
 
-def forward_source(d: Convolution, dtype: torch.dtype, target: Target) -> str:
-    """C++ of the forward sum: edges innermost, so that each component of a is summed in a register."""
+def forward_source(d: Convolution, dtype: torch.dtype, target: Target, splined: bool = False) -> str:
+    """C++ of the forward sum: edges innermost, so that each component of a is summed in a register.
+
+    Args:
+        d: What to compute.
+        dtype: Of all values.
+        target: The processor.
+        splined: Whether R is given as splines, to be evaluated for a few edges at a time.
+    """
     L = layout(d)
     code = head(L, target, dtype)
     for n, path in enumerate(L.paths):
@@ -152,36 +160,59 @@ def forward_source(d: Convolution, dtype: torch.dtype, target: Target) -> str:
         for m3 in m3s:
             code(f"store(a + {path.a + m3 * path.stride} + k, a{m3});")
         code("}")
-    _forward_driver(code, L, target.lanes(dtype))
+    _forward_driver(code, L, target.lanes(dtype), splined)
     return str(code)
 
 
-TILE = 64
-"""Edges of one receiver that are worked on together."""
+TILE, SPLINED_TILE = 64, 16
+"""Edges of one receiver that are worked on together; fewer where their R is made on the way."""
 
 
-def _forward_driver(code: Code, L: Layout, lanes: int) -> None:
-    code(
-        "static void receiver(const T* h, const T* Y, const T* R, const int64_t* senders, "
-        "int64_t begin, int64_t end, T* a) {"
-    )
+def arguments_of_R(splined: bool) -> tuple[str, str]:
+    """Returns how R comes in: parameters of functions, and the arguments that pass them on."""
+    if splined:
+        return "const T* table, const double* u, int64_t rows", "table, u, rows"
+    return "const T* R", "R"
+
+
+def spline_pieces(code: Code) -> None:
+    """The polynomials of the B-splines."""
+    rows = ", ".join("{" + ", ".join(f"{float(x)!r}" for x in row) + "}" for row in pieces(5))
+    code(f"static const double PIECES[6][6] = {{{rows}}};")
+
+
+def _forward_driver(code: Code, L: Layout, lanes: int, splined: bool) -> None:
+    tile = SPLINED_TILE if splined else TILE
+    parameters, passed = arguments_of_R(splined)
+    if splined:
+        spline_pieces(code)
+    code(f"static void receiver(const T* h, const T* Y, {parameters}, const int64_t* senders,")
+    code("    int64_t begin, int64_t end, T* a) {")
     code("std::memset(a, 0, DA * sizeof(T));")
-    code(f"T c[{TILE} * Q + 1]; const T* rows[{TILE}];")
-    code(f"for (int64_t e0 = begin; e0 < end; e0 += {TILE}) {{")
-    code(f"const int edges = end - e0 < {TILE} ? int(end - e0) : {TILE};")
-    code("for (int e = 0; e < edges; ++e) rows[e] = h + senders[e0 + e] * DH;")
+    code(f"T c[{tile} * Q + W]; const T* from[{tile}];")
+    if splined:
+        code(f"T w[{tile} * DR + 1];")
+    code(f"for (int64_t e0 = begin; e0 < end; e0 += {tile}) {{")
+    code(f"const int edges = end - e0 < {tile} ? int(end - e0) : {tile};")
+    code("for (int e = 0; e < edges; ++e) from[e] = h + senders[e0 + e] * DH;")
     code("for (int e = 0; e < edges; e += W)")
     code("    couple(Y + (e0 + e) * LM, edges - e < W ? edges - e : W, c + (e / W) * (Q * W));")
-    code("const T* w = R + e0 * DR;")
+    if splined:
+        code("for (int e = 0; e < edges; ++e) {")
+        code("const Spline<T> spline(table, rows, DR, u[e0 + e], PIECES);")
+        code("spline.template blend<W>(spline.value, DR, w + e * DR);")
+        code("}")
+    else:
+        code("const T* w = R + e0 * DR;")
     for n, path in enumerate(L.paths):
         for width, first, last in widths(path.mul, lanes):
             code(f"for (int k = {first}; k < {last}; k += {width})")
-            code(f"    path{n}<{vector(width)}>(rows, w, c, edges, a, k);")
+            code(f"    path{n}<{vector(width)}>(from, w, c, edges, a, k);")
     code("}")
     code("}")
-    code('extern "C" void forward(const T* h, const T* Y, const T* R, const int64_t* senders, const int64_t* starts,')
-    code("                        int64_t num_nodes, T* a, int threads) {")
-    code("auto share = [&](int64_t i) { receiver(h, Y, R, senders, starts[i], starts[i + 1], a + i * DA); };")
+    code(f'extern "C" void forward(const T* h, const T* Y, {parameters}, const int64_t* senders,')
+    code("    const int64_t* starts, int64_t num_nodes, T* a, int threads) {")
+    code(f"auto share = [&](int64_t i) {{ receiver(h, Y, {passed}, senders, starts[i], starts[i + 1], a + i * DA); }};")
     code("if (threads == 1) { for (int64_t i = 0; i < num_nodes; ++i) share(i); return; }")
     code("#pragma omp parallel for schedule(dynamic, 8) num_threads(threads)")
     code("for (int64_t i = 0; i < num_nodes; ++i) share(i);")

@@ -62,6 +62,59 @@ static inline __attribute__((always_inline)) void sum_rows(const T* rows, int co
     }
 }
 
+// The six rows of a table of quintic B-splines around u, and their weights in the value and in the slope.
+template <typename T>
+struct Spline {
+    const T* row;
+    T value[6], slope[6];
+
+    Spline(const T* table, int64_t rows, int64_t width, double u, const double (&pieces)[6][6]) {
+        int64_t first = u > 0.0 ? int64_t(u) : 0;
+        first = first > rows - 6 ? rows - 6 : first;
+        const double t = u - double(first);
+        row = table + first * width;
+        for (int q = 0; q < 6; ++q) {
+            double y = 0.0, d = 0.0;
+            for (int k = 5; k >= 0; --k) {
+                d = d * t + y;
+                y = y * t + pieces[q][k];
+            }
+            value[q] = T(y);
+            slope[q] = T(d);
+        }
+    }
+
+    // out[k] = sum_q w[q] row[q * width + k]
+    template <int W>
+    void blend(const T (&w)[6], int64_t width, T* out) const {
+        int64_t k = 0;
+        for (; k + W <= width; k += W) store(out + k, blended<Vec<T, W>>(w, width, k));
+        for (; k < width; ++k) out[k] = blended<T>(w, width, k);
+    }
+
+    // sum_k g[k] sum_q w[q] row[q * width + k]
+    template <int W>
+    T dot(const T (&w)[6], int64_t width, const T* g) const {
+        typedef Vec<T, W> V;
+        V sum = {};
+        int64_t k = 0;
+        for (; k + W <= width; k += W) sum += load<V>(g + k) * blended<V>(w, width, k);
+        T lanes[W], total = T(0);
+        store(lanes, sum);
+        for (int i = 0; i < W; ++i) total += lanes[i];
+        for (; k < width; ++k) total += g[k] * blended<T>(w, width, k);
+        return total;
+    }
+
+  private:
+    template <typename V>
+    inline __attribute__((always_inline)) V blended(const T (&w)[6], int64_t width, int64_t k) const {
+        V y = w[0] * load<V>(row + k);
+        for (int q = 1; q < 6; ++q) y += w[q] * load<V>(row + q * width + k);
+        return y;
+    }
+};
+
 // Receivers first .. last of one of `parts` shares of equal numbers of edges.
 static inline int64_t share_begin(const int64_t* starts, int64_t num_nodes, int part, int parts) {
     if (part <= 0) return 0;
