@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equipot.basis import RadialBasis, RadialFeatures
+from equipot.kernels.operations import Splined
 
 
 class RadialPoints(NamedTuple):
@@ -39,8 +40,8 @@ class RadialLayer(Protocol):
 class Radial(Protocol):
     """How the radial functions of any layer come to the edges of a structure."""
 
-    def __call__(self, layer: RadialLayer) -> tuple[Float[Tensor, "edge _"], ...]:
-        """Returns the values of the layer's functions at the edges."""
+    def __call__(self, layer: RadialLayer) -> tuple[Splined | Float[Tensor, "edge _"], ...]:
+        """Returns the values of the layer's functions at the edges; R may be a spline still to be evaluated."""
 
 
 class ExactRadial(nn.Module):

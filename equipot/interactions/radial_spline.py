@@ -12,7 +12,7 @@ from equipot.basis import RadialBasis
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.interactions.radial_points import Radial, RadialLayer, RadialPoints
-from equipot.kernels.operations import SplineOperation
+from equipot.kernels.operations import Splined, SplineOperation
 from equipot.kernels.spline import DEGREE, UniformSpline
 
 EXACT = "exact"
@@ -105,8 +105,9 @@ class RadialSpline(nn.Module):
             found, position = torch.unique(pair if self.depends_on == "pair" else sender_species, return_inverse=True)
             u, present = u + position * self.solution.shape[0], tuple(found.tolist())
 
-        def at_edges(layer: RadialLayer) -> tuple[Float[Tensor, "edge _"], ...]:
-            return tuple(self.spline(table, u) for table in self.tables(layer, basis, present))
+        def at_edges(layer: RadialLayer) -> tuple[Splined | Float[Tensor, "edge _"], ...]:
+            R, *others = self.tables(layer, basis, present)
+            return Splined(R, u, self.spline), *(self.spline(table, u) for table in others)
 
         return at_edges
 

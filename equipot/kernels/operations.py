@@ -58,6 +58,14 @@ class Operation(nn.Module):
         return self.backend != "reference"
 
 
+def follow_backend(new: nn.Module, old: nn.Module) -> None:
+    """Gives operations that are made later the backend of those that are there."""
+    backend = next((m.backend for m in old.modules() if isinstance(m, Operation)), Operation.backend)
+    for operation in new.modules():
+        if isinstance(operation, Operation):
+            operation.backend = backend
+
+
 class ConvolutionOperation(Operation):
     """Evaluates a `Convolution`."""
 
@@ -71,10 +79,14 @@ class ConvolutionOperation(Operation):
         self,
         h: Float[Tensor, "node dim_in"],
         Y: Float[Tensor, "edge lm"],
-        R: Float[Tensor, "edge weights"],
+        R: "Float[Tensor, 'edge weights'] | Splined",
         edges: EdgeIndex,
     ) -> Float[Tensor, "owned dim_out"]:
         """Returns the pooled products a_i of the nodes that receive."""
+        if isinstance(R, Splined):
+            if self.backend == "cpu" and not R.table.requires_grad:
+                return torch.ops.equipot.splined_convolution(h, Y, R.table, R.u, *edges, self.key)
+            R = R.values()
         if self.fused:
             return torch.ops.equipot.convolution(h, Y, R, *edges, self.key)
         return self.reference(h, Y, R, edges.senders, edges.receivers, edges.num_owned)
@@ -91,6 +103,24 @@ class SplineOperation(Operation):
     def forward(self, table: Float[Tensor, "row column"], u: Float[Tensor, " edge"]) -> Float[Tensor, "edge column"]:
         """Returns the splines of all columns at each u."""
         return torch.ops.equipot.spline(table, u) if self.fused else spline(table, u)
+
+
+class Splined(NamedTuple):
+    """Splines still to be evaluated, by the operation that needs the values or within it.
+
+    Attributes:
+        table: Coefficients.
+        u: Argument of each edge.
+        spline: What evaluates them.
+    """
+
+    table: Float[Tensor, "row column"]
+    u: Float[Tensor, " edge"]
+    spline: SplineOperation
+
+    def values(self) -> Float[Tensor, "edge column"]:
+        """Returns the values of all columns at each edge."""
+        return self.spline(self.table, self.u)
 
 
 class ProductOperation(Operation):

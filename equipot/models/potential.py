@@ -23,7 +23,7 @@ from equipot.interactions import (
     plan_layers,
     radial_choice,
 )
-from equipot.kernels.operations import edge_index
+from equipot.kernels.operations import edge_index, follow_backend
 from equipot.kernels.reference import group_by_species
 from equipot.models.embedding import element_embedding
 from equipot.models.readout import readout
@@ -127,6 +127,7 @@ class Potential(nn.Module):
         splined = None if knots is None else RadialSpline(self.design, species, knots, self.dtype)
         self.radial = radial_choice(radial)
         self.to_edges = (splined or ExactRadial(species)).to(self.species_of.device).train(self.training)
+        follow_backend(self.to_edges, self.layers)
         return self
 
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, " owned"]:

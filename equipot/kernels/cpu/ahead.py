@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from equipot.kernels.cpu import convolution, product
+from equipot.kernels.cpu import convolution, product, splined_convolution
 from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, target_or_error
 from equipot.kernels.operations import Operation
 
@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 SOURCES: dict[str, Callable[[str, torch.dtype, Target, bool], list[str]]] = {
     "convolution": convolution.sources,
     "product": product.sources,
+    "spline": lambda key, dtype, target, training: [],
 }
 """For each kind of operation: key, dtype, target, training → the sources that a run usually needs."""
 
@@ -27,7 +28,13 @@ def compile_operations(operations: Iterable[Operation], *, training: bool) -> No
     """
     target = target_or_error()
     wanted = dict.fromkeys((op.kind, op.key, op.dtype) for op in operations)
-    sources = [text for kind, key, dtype in wanted for text in SOURCES[kind](key, dtype, target, training)]
+    splined = any(kind == "spline" for kind, *_ in wanted) and not training
+    sources: list[str] = []
+    for kind, key, dtype in wanted:
+        if kind == "convolution" and splined:
+            sources += splined_convolution.sources(key, dtype, target)
+        else:
+            sources += SOURCES[kind](key, dtype, target, training)
     begin = time.monotonic()
     made = compile_all(sources)
     if made:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from equipot.kernels.cpu.compiler import load, target_or_error
+from equipot.kernels.cpu.compiler import Target, load, target_or_error
 from equipot.kernels.cpu.convolution_gradient import Gradient, backward_source
 from equipot.kernels.cpu.convolution_source import forward_source
 from equipot.kernels.cpu.source import num_threads
@@ -71,3 +71,10 @@ def splined_convolution_backward(
         0, gh.data_ptr(), gY.data_ptr(), gu.data_ptr(), num_threads(len(u) * T.shape[1]),
     )  # fmt: skip
     return gh, gY, gu
+
+
+def sources(key: str, dtype: torch.dtype, target: Target) -> list[str]:
+    """Returns the sources for energies and forces."""
+    d = Convolution.from_key(key)
+    gradients = [gradient((h, True, True)) for h in (True, False)]
+    return [forward_source(d, dtype, target, splined=True), *(backward_source(d, dtype, target, g) for g in gradients)]

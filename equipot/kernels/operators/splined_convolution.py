@@ -60,9 +60,7 @@ def _backward(ctx: FunctionCtx, ga: Tensor | None) -> tuple[Tensor | None, ...]:
         gT, gu = torch.ops.equipot.spline_backward(gR, T, u, [of_T, of_u]) if asked[2] else (gR, gR)
     else:
         asked = [of_h, of_Y, of_u]
-        gh, gY, gu = torch.ops.equipot.splined_convolution_backward(
-            ga.contiguous(), h, Y, T, u, *edges, key, asked
-        )
+        gh, gY, gu = torch.ops.equipot.splined_convolution_backward(ga.contiguous(), h, Y, T, u, *edges, key, asked)
         gT = gu
     gradients = zip((gh, gY, gT, gu), need, strict=True)
     return *(g if n else None for g, n in gradients), None, None, None, None
