@@ -55,6 +55,11 @@ class Entrant:
     steps: int = 1
     samples: list[dict[str, float]] = field(default_factory=list)
 
+    def facts(self) -> dict[str, Any]:
+        """What the worker knows, with its versions."""
+        started = self.worker.started
+        return {**self.worker.facts(), "versions": started["versions"], "seconds_to_start": started["ready"]}
+
     def calibrate(self, seconds: float, least: int) -> None:
         """Warms up, and finds how many steps fit in a turn.
 
@@ -140,12 +145,12 @@ class Bench:
                 self.entrants(row.described, task, suffix, entrants)
             repeats = min(5, self.settings.repeats) if row.slow else self.settings.repeats
             self.turns(entrants, repeats, row.busy)
-            return {e.label: e.samples for e in entrants}, {e.label: e.worker.facts() for e in entrants}
+            return {e.label: e.samples for e in entrants}, {e.label: e.facts() for e in entrants}
         finally:
             for entrant in entrants:
                 entrant.worker.close()
 
-    def run(self, row: Row, radial: str, rates: dict[str, float]) -> dict[str, Any]:
+    def run(self, row: Row, rates: dict[str, float]) -> dict[str, Any]:
         """One row as a JSON object."""
         load = os.getloadavg()
         threads = (1, 2) if row.kind == "threads" else (self.settings.threads,)
@@ -163,10 +168,12 @@ class Bench:
             "load_average": load, **self.tasks.size(row.described, row.system),
             "force_difference": _difference(found["facts"]),
             "memory": {label: _memory(known) for label, known in found["facts"].items()},
+            "versions": {label: known["versions"] for label, known in found["facts"].items()},
+            "seconds_to_start": {label: known["seconds_to_start"] for label, known in found["facts"].items()},
             "parameters": {label: known.get("parameters") for label, known in found["facts"].items()},
             "samples": found["samples"], "median": medians(found["samples"]),
         }  # fmt: skip
-        return {**result, **_ratios(row, result), "counted": _counted(row, result, radial, rates)}
+        return {**result, **_ratios(row, result), "counted": _counted(row, result, rates)}
 
 
 def medians(samples: Samples) -> dict[str, dict[str, float]]:
@@ -220,13 +227,13 @@ def _over(table: dict[str, dict[str, Any]], above: str, below: str, key: str) ->
     return table[above][key] / table[below][key]
 
 
-def _counted(row: Row, result: dict[str, Any], radial: str, rates: dict[str, float]) -> dict[str, Any]:
+def _counted(row: Row, result: dict[str, Any], rates: dict[str, float]) -> dict[str, Any]:
     """FLOP and bytes that the row's work needs, and the fractions of the machine's rates that ours reaches."""
     design, item = row.described.design, 4 if row.dtype == "float32" else 8
     work = "train" if row.does == "train" else "forces"
     size = {key: result[key] for key in ("atoms", "edges", "species")}
-    counted: dict[str, Any] = {"used": radial}
     label = "ours" if "ours" in result["median"] else "ours, 1 threads"
+    counted: dict[str, Any] = {"used": result["versions"][label]["radial"]}
     seconds = result["median"][label]["wall_ms" if result["threads"] != [1] else "cpu_ms"] / 1e3
     for form in ("exact", "spline"):
         need = count(design, work, form, item=item, **size)

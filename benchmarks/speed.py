@@ -57,7 +57,6 @@ def main() -> None:
     )
     out = sys.stderr if a.json else sys.stdout
     document: dict[str, Any] = {"machine": describe()}
-    radial = "spline" if a.radial == "spline" else "exact"
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Tasks(Path(folder), a.data, {"backend": a.backend, "radial": a.radial}), settings)
         document["machine"]["rates"] = found = rates(a.threads, a.quick)
@@ -66,7 +65,7 @@ def main() -> None:
             sizes = [int(n) for n in a.sizes.split(",")]
             document["scaling"] = measure_growth(bench, a.scaling_models.split(","), sizes, a.memory_limit, out)
         else:
-            document["rows"] = _rows(bench, a, radial, found, out)
+            document["rows"] = _rows(bench, a, found, out)
         document["versions"] = bench.versions
     document["machine"]["load_average_at_the_end"] = os.getloadavg()
     print(table.footing(document), file=out, flush=True)
@@ -81,14 +80,12 @@ def main() -> None:
         growth_figures(document, a.plots)
 
 
-def _rows(
-    bench: Bench, a: argparse.Namespace, radial: str, found: dict[str, float], out: Any
-) -> list[dict[str, Any]]:  # fmt: skip
+def _rows(bench: Bench, a: argparse.Namespace, found: dict[str, float], out: Any) -> list[dict[str, Any]]:
     print(table.columns(), file=out, flush=True)
     results = []
     for row in chosen(a.rows, a.quick):
         try:
-            result = bench.run(row, radial, found)
+            result = bench.run(row, found)
         except WorkerError as error:
             print(f"{row.name}: {error}", file=sys.stderr)
             continue

@@ -21,6 +21,7 @@ from equipot.fit.reporter import NullReporter
 from equipot.fit.run import Run
 from equipot.fit.train import take_step
 from equipot.geometry import evaluate
+from equipot.kernels.backend import use_backend
 from equipot.models import Potential
 from equipot.models.model_file import load_potential
 from equipot.statistics import Statistics
@@ -36,20 +37,14 @@ def accepted(where, task, *names):
     return chosen
 
 
-def with_backend(potential, task):
-    """The potential with its operations on the chosen backend; on the reference where there is no choice yet."""
-    name = task["backend"]
-    if name == "reference":
-        return potential
-    try:
-        from equipot.kernels.backend import use_backend
-    except ImportError:
-        if name != "auto":
-            raise
-        task["backend"] = "reference"
-        return potential
-    chosen = use_backend(potential, name)
-    return potential if chosen is None or not isinstance(chosen, torch.nn.Module) else chosen
+def radial_form(where, task):
+    """What the radial functions of this run are: as asked, or the default of the class that takes the choice."""
+    if task["radial"] != "default":
+        return task["radial"]
+    field = getattr(where, "model_fields", {}).get("radial")
+    default = field.default if field else inspect.signature(where).parameters.get("radial")
+    default = default.default if isinstance(default, inspect.Parameter) else default
+    return default if default in ("exact", "spline") else "exact"
 
 
 def potential_of(task):
@@ -104,17 +99,19 @@ class OwnTraining:
 
 
 def make(task):
-    versions = {"equipot": equipot.__version__, "torch": torch.__version__}
-    if task.get("model_file"):
-        potential = with_backend(load_potential(task["model_file"], dtype=task["dtype"]), task)
-        return loop.calculations(task, EquipotCalculator(potential)), versions
-    potential = potential_of(task)
+    given = task.get("model_file")
+    potential = load_potential(given, dtype=task["dtype"]) if given else potential_of(task)
+    choice = use_backend(potential, task["backend"], training=task["kind"] == "train")
     if task["kind"] == "train":
-        subject = OwnTraining(task, with_backend(potential, task))
+        subject = OwnTraining(task, potential)
     else:
         choices = accepted(EquipotCalculator, task, "radial")
-        subject = loop.calculations(task, EquipotCalculator(with_backend(potential, task), **choices))
-    return subject, {**versions, "backend": task["backend"], "radial": task["radial"]}
+        if "backend" in inspect.signature(EquipotCalculator).parameters:
+            choices["backend"] = task["backend"]
+        subject = loop.calculations(task, EquipotCalculator(potential, **choices))
+    versions = {"equipot": equipot.__version__, "torch": torch.__version__}
+    radial = radial_form(FitOptions if task["kind"] == "train" else EquipotCalculator, task)
+    return subject, {**versions, "backend": str(choice), "radial": radial}
 
 
 if __name__ == "__main__":
