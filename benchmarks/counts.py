@@ -38,7 +38,7 @@ from equipot.interactions.plan import LayerPlan, plan_layers
 from equipot.kernels.polynomial import Convolution, Product
 from equipot.o3 import Irreps
 
-KNOTS = 256
+KNOTS = 128
 PASSES = {"forces": 5, "train": 12}
 _LINEAR = {"forces": 2, "train": 6}
 _SPLINE = {"forces": 13, "train": 26}

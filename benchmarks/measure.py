@@ -233,7 +233,7 @@ def _counted(row: Row, result: dict[str, Any], rates: dict[str, float]) -> dict[
     work = "train" if row.does == "train" else "forces"
     size = {key: result[key] for key in ("atoms", "edges", "species")}
     label = "ours" if "ours" in result["median"] else "ours, 1 threads"
-    counted: dict[str, Any] = {"used": result["versions"][label]["radial"]}
+    counted: dict[str, Any] = {"used": result["versions"][label]["radial"].split(":")[0]}
     seconds = result["median"][label]["wall_ms" if result["threads"] != [1] else "cpu_ms"] / 1e3
     for form in ("exact", "spline"):
         need = count(design, work, form, item=item, **size)

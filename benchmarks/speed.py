@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     add("--compiled-peers", action="store_true", help="nequip compiled too (takes minutes)")
     add("--rows", default="", help="only rows whose names match one of these, comma-separated")
     add("--backend", default="auto", help="of ours: auto, reference, cpu, …")
-    add("--radial", default="default", choices=["default", "exact", "spline"], help="radial functions of ours")
+    add("--radial", default="default", help="radial functions of ours: default, exact, spline, spline:KNOTS")
     add("--threads", type=int, default=1, help="of every code, but in the rows about threads")
     add("--repeats", type=int, default=5, help="turns of every code, 5 at least")
     add("--data", help="folder with 3bpa/train_300K.xyz; default: the molecules of the examples")
@@ -88,6 +88,7 @@ def _rows(bench: Bench, a: argparse.Namespace, found: dict[str, float], out: Any
             result = bench.run(row, found)
         except WorkerError as error:
             print(f"{row.name}: {error}", file=sys.stderr)
+            results.append({"row": row.name, "failure": str(error)})
             continue
         results.append(result)
         print(table.line(result), file=out, flush=True)

@@ -27,24 +27,10 @@ from equipot.models.model_file import load_potential
 from equipot.statistics import Statistics
 
 
-def accepted(where, task, *names):
-    """Those choices of the run that a class takes; asking for what it does not take is an error."""
+def accepted(where, **choices):
+    """Those choices of a run that a class takes itself; the others have been made on the potential."""
     known = set(inspect.signature(where).parameters) | set(getattr(where, "model_fields", ()))
-    chosen = {name: task[name] for name in names if task.get(name) not in (None, "default")}
-    unknown = [f"{name}={value}" for name, value in chosen.items() if name not in known]
-    if unknown:
-        raise SystemExit(f"{where.__name__} of this version has no choice {', '.join(unknown)}")
-    return chosen
-
-
-def radial_form(where, task):
-    """What the radial functions of this run are: as asked, or the default of the class that takes the choice."""
-    if task["radial"] != "default":
-        return task["radial"]
-    field = getattr(where, "model_fields", {}).get("radial")
-    default = field.default if field else inspect.signature(where).parameters.get("radial")
-    default = default.default if isinstance(default, inspect.Parameter) else default
-    return default if default in ("exact", "spline") else "exact"
+    return {name: value for name, value in choices.items() if name in known and value is not None}
 
 
 def potential_of(task):
@@ -63,7 +49,7 @@ def potential_of(task):
 class OwnTraining:
     """The steps of `equipot.fit`, with the loss of `loop`."""
 
-    def __init__(self, task, potential):
+    def __init__(self, task, potential, radial):
         frames = [
             Frame(a, energy=float(a.info[loop.ENERGY]), forces=a.arrays[loop.FORCES])
             for a in loop.read(task["structures"])
@@ -71,7 +57,7 @@ class OwnTraining:
         options = FitOptions(
             energy_weight=loop.ENERGY_WEIGHT, forces_weight=loop.FORCES_WEIGHT, optimiser="adam", ema_decay=None,
             lr=loop.LEARNING_RATE, clip=loop.CLIP, batch_size=len(frames), warmup_steps=0, schedule="constant",
-            max_epochs=10**6, **accepted(FitOptions, task, "radial"),
+            max_epochs=10**6, **accepted(FitOptions, radial=radial, backend=task["backend"]),
         )  # fmt: skip
         dataset = Dataset(frames, potential.r_max)
         optimiser = build_optimiser(potential, options)
@@ -99,19 +85,21 @@ class OwnTraining:
 
 
 def make(task):
-    given = task.get("model_file")
+    given, training = task.get("model_file"), task["kind"] == "train"
     potential = load_potential(given, dtype=task["dtype"]) if given else potential_of(task)
-    choice = use_backend(potential, task["backend"], training=task["kind"] == "train")
-    if task["kind"] == "train":
-        subject = OwnTraining(task, potential)
+    radial = None if task["radial"] == "default" else task["radial"]
+    if radial is not None:
+        potential.choose_radial(radial)
+    choice = use_backend(potential, task["backend"], training=training)
+    if training:
+        subject = OwnTraining(task, potential, radial)
     else:
-        choices = accepted(EquipotCalculator, task, "radial")
-        if "backend" in inspect.signature(EquipotCalculator).parameters:
-            choices["backend"] = task["backend"]
-        subject = loop.calculations(task, EquipotCalculator(potential, **choices))
+        choices = accepted(EquipotCalculator, backend=task["backend"], radial=radial)
+        calculator = EquipotCalculator(potential, **choices)
+        potential = calculator.potential
+        subject = loop.calculations(task, calculator)
     versions = {"equipot": equipot.__version__, "torch": torch.__version__}
-    radial = radial_form(FitOptions if task["kind"] == "train" else EquipotCalculator, task)
-    return subject, {**versions, "backend": str(choice), "radial": radial}
+    return subject, {**versions, "backend": str(choice), "radial": potential.radial}
 
 
 if __name__ == "__main__":
