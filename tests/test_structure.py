@@ -117,7 +117,7 @@ def test_functions_are_short_with_few_arguments(path):
         names = [x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs) if x.arg not in ("self", "cls")]
         flags = room_of(path) == "cli" and any(dotted(d) == "command" for d in function.decorator_list)
         calls = [dotted(d.func) for d in function.decorator_list if isinstance(d, ast.Call)]
-        schema = any(name in ("torch.library.impl", "torch.library.register_fake") for name in calls)
+        schema = any(name in ("torch.library.impl", "torch.library.register_fake", "implements") for name in calls)
         assert flags or schema or len(names) <= MAX_ARGUMENTS, f"{where} has {len(names)} arguments"
 
 

@@ -1,5 +1,6 @@
 """The choice of a backend for a run: the same sums, evaluated faster."""
 
+import importlib.util
 import logging
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from torch import nn
 from equipot.errors import EquipotError
 from equipot.kernels.cpu import ahead, compiler
 from equipot.kernels.operations import Operation
+from equipot.kernels.triton import registry
+from equipot.kernels.triton.available import availability
 
 logger = logging.getLogger(__name__)
 
@@ -37,23 +40,25 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
     """
     if name not in BACKENDS:
         raise EquipotError(f"backend={name!r} is not known: choose one of {', '.join(BACKENDS)}.")
-    place = torch.device(device).type
+    place = torch.device(device)
     if name == "reference":
         return Choice(name, "plain torch, as asked")
-    candidates = {"cpu": _cpu}
-    if name != "auto":
-        problem, works = candidates.get(name, _absent)(place)
-        if problem is not None:
-            raise EquipotError(f"backend={name!r} cannot be used: {problem}. 'auto' takes what works here.")
-        return Choice(name, works)
-    problem, works = candidates.get(place, _absent)(place)
-    return Choice("reference", f"plain torch, because {problem}") if problem else Choice(place, works)
+    if name == "auto":
+        name = FASTEST.get(place.type, "")
+        problem, works = (
+            CANDIDATES[name](place) if name else (f"there are no fused operations for {place.type} here", "")
+        )
+        return Choice("reference", f"plain torch, because {problem}") if problem else Choice(name, works)
+    problem, works = CANDIDATES[name](place)
+    if problem is not None:
+        raise EquipotError(f"backend={name!r} cannot be used: {problem}. 'auto' takes what works here.")
+    return Choice(name, works)
 
 
-def _cpu(place: str) -> tuple[str | None, str]:
+def _cpu(place: torch.device) -> tuple[str | None, str]:
     """What is missing, or what will be used."""
-    if place != "cpu":
-        return f"the tensors are on {place}, not on the CPU", ""
+    if place.type != "cpu":
+        return f"the tensors are on {place.type}, not on the CPU", ""
     here = compiler.target()
     if here is None:
         return "no C++ compiler was found (install g++ or clang++, or name one in EQUIPOT_CXX)", ""
@@ -65,8 +70,16 @@ def _cpu(place: str) -> tuple[str | None, str]:
     return None, f"generated C++ for {here.vectors} by {here.version}{threads}"
 
 
-def _absent(place: str) -> tuple[str | None, str]:
-    return f"there are no fused operations for {place} here", ""
+def _cuequivariance(place: torch.device) -> tuple[str | None, str]:
+    """What is missing: always something, as yet."""
+    if importlib.util.find_spec("cuequivariance_torch") is None:
+        return "cuequivariance-torch is not installed, and its operations are not connected; 'triton' is for GPUs", ""
+    return "cuequivariance-torch's operations are not connected; 'triton' is for GPUs", ""
+
+
+CANDIDATES = {"cpu": _cpu, "triton": availability, "cuequivariance": _cuequivariance}
+FASTEST = {"cpu": "cpu", "cuda": "triton"}
+"""What "auto" takes on each kind of device."""
 
 
 def use_backend(module: nn.Module, name: str = "auto", *, training: bool = True) -> Choice:
@@ -93,6 +106,8 @@ def use_backend(module: nn.Module, name: str = "auto", *, training: bool = True)
             if name != "auto":
                 raise EquipotError(f"backend='cpu' cannot be used: {error}") from error
             choice = Choice("reference", f"plain torch, because {str(error).splitlines()[0]}")
+    if place.type == "cpu":
+        registry.take_over_cpu() if choice.name == "triton" else registry.give_back_cpu()
     for operation in operations:
         operation.backend = choice.name
     return choice

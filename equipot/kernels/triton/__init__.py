@@ -1,0 +1,3 @@
+"""The operators on GPUs: Triton kernels generated from the descriptions."""
+
+from equipot.kernels.triton import convolution as convolution
