@@ -1,12 +1,12 @@
 """Linear maps per irrep: W, U, D, S and P of the layer."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equipot.kernels.reference import SpeciesGroups, irreps_join, irreps_split, species_matmul
+from equipot.kernels.linear_map import linear_map
+from equipot.kernels.operations import LinearOperation
+from equipot.kernels.reference import SpeciesGroups
 from equipot.o3 import Irreps
 
 
@@ -32,12 +32,11 @@ class Linear(nn.Module):
                 if ir in irreps_in
             }
         )
+        self.operation = LinearOperation(linear_map(irreps_in, irreps_out), dtype)
 
     def forward(self, x: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim_out"]:
         """Returns y."""
-        parts = {str(ir): part for (_, ir), part in zip(self.irreps_in, irreps_split(x, self.irreps_in), strict=True)}
-        mixed = {ir: parts[ir] @ (W / math.sqrt(W.shape[0])) for ir, W in self.weights.items()}
-        return irreps_join([_or_zeros(mixed.get(str(ir)), x, ir.dim, mul) for mul, ir in self.irreps_out])
+        return self.operation(x, [self.weights[name] for name in self.operation.names])
 
 
 class SpeciesLinear(nn.Module):
@@ -64,10 +63,16 @@ class SpeciesLinear(nn.Module):
                 if ir in irreps_in
             }
         )
+        self.operation = LinearOperation(linear_map(irreps_in, irreps_out, self.fan(num_species)), dtype)
 
-    def matrices(self, embedding: Float[Tensor, "species feature"]) -> dict[str, Tensor]:
-        """Returns the matrix of each element for each irrep."""
-        return {ir: W / math.sqrt(W.shape[0] * W.shape[1]) for ir, W in self.weights.items()}
+    @staticmethod
+    def fan(num_species: int) -> float:
+        """Returns the number that the matrices are divided by the root of, besides K."""
+        return num_species
+
+    def matrices(self, embedding: Float[Tensor, "species feature"]) -> list[Tensor]:
+        """Returns the matrix of each element, [species, K, K'], for each irrep that x and y share."""
+        return [self.weights[name] for name in self.operation.names]
 
     def forward(
         self,
@@ -76,9 +81,7 @@ class SpeciesLinear(nn.Module):
         embedding: Float[Tensor, "species feature"],
     ) -> Float[Tensor, "node dim_out"]:
         """Returns y; `groups` are the atoms by element, `embedding` the elements' embedding vectors."""
-        parts = {str(ir): part for (_, ir), part in zip(self.irreps_in, irreps_split(x, self.irreps_in), strict=True)}
-        mixed = {ir: species_matmul(parts[ir], W, groups) for ir, W in self.matrices(embedding).items()}
-        return irreps_join([_or_zeros(mixed.get(str(ir)), x, ir.dim, mul) for mul, ir in self.irreps_out])
+        return self.operation(x, self.matrices(embedding), groups)
 
 
 class IndexedLinear(SpeciesLinear):
@@ -87,9 +90,10 @@ class IndexedLinear(SpeciesLinear):
     Source: e3nn-jax, linear maps with indexed weights (nequix).
     """
 
-    def matrices(self, embedding: Float[Tensor, "species feature"]) -> dict[str, Tensor]:
-        """Returns the matrix of each element for each irrep."""
-        return {ir: W / math.sqrt(W.shape[1]) for ir, W in self.weights.items()}
+    @staticmethod
+    def fan(num_species: int) -> float:
+        """Returns 1."""
+        return 1.0
 
 
 class EmbeddingLinear(SpeciesLinear):
@@ -104,10 +108,10 @@ class EmbeddingLinear(SpeciesLinear):
     Source: nequip ≥ 0.7, self-connection.
     """
 
-    def matrices(self, embedding: Float[Tensor, "species feature"]) -> dict[str, Tensor]:
-        """Returns the matrix of each element for each irrep."""
-        scale = {ir: math.sqrt(W.shape[0] * W.shape[1]) for ir, W in self.weights.items()}
-        return {ir: (embedding @ W.flatten(1)).unflatten(1, W.shape[1:]) / scale[ir] for ir, W in self.weights.items()}
+    def matrices(self, embedding: Float[Tensor, "species feature"]) -> list[Tensor]:
+        """Returns the matrix of each element, [species, K, K'], for each irrep that x and y share."""
+        weights = [self.weights[name] for name in self.operation.names]
+        return [(embedding @ W.flatten(1)).unflatten(1, W.shape[1:]) for W in weights]
 
 
 class PlainLinear(nn.Module):
@@ -156,7 +160,3 @@ class Absent(nn.Module):
     def forward(self, x: Tensor, groups: SpeciesGroups, embedding: Tensor) -> Tensor:
         """Returns zero."""
         return x.new_zeros(())
-
-
-def _or_zeros(part: Tensor | None, x: Tensor, dim: int, mul: int) -> Tensor:
-    return x.new_zeros((x.shape[0], dim, mul)) if part is None else part

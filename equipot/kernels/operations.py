@@ -7,8 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equipot.kernels.linear_map import LinearMap
 from equipot.kernels.polynomial import Convolution, Product
-from equipot.kernels.reference import ReferenceConvolution, ReferenceProduct, SpeciesGroups, irreps_join
+from equipot.kernels.reference import (
+    ReferenceConvolution,
+    ReferenceLinear,
+    ReferenceProduct,
+    SpeciesGroups,
+    irreps_join,
+)
 from equipot.kernels.spline import spline
 
 
@@ -170,3 +177,50 @@ class ProductOperation(Operation):
             torch.bmm(U.expand(w.shape[1], -1, -1), w.transpose(0, 1)) for U, w in zip(folding, weights, strict=True)
         ]
         return torch.cat(folded, dim=1)
+
+
+class LinearOperation(Operation):
+    """Evaluates a `LinearMap`.
+
+    Attributes:
+        description: The map as data.
+        names: The irreps that x and y share, in the order of their matrices.
+    """
+
+    kind = "linear"
+
+    def __init__(self, description: LinearMap, dtype: torch.dtype) -> None:
+        super().__init__(description.key, dtype)
+        self.description = description
+        self.names = [str(block.ir) for block in description.blocks]
+        self.reference = ReferenceLinear(description)
+        self._joined: tuple[list[tuple[int, int]], list[Tensor], Tensor] | None = None
+
+    def forward(
+        self, x: Float[Tensor, "node dim_in"], matrices: Sequence[Tensor], groups: SpeciesGroups | None = None
+    ) -> Float[Tensor, "node dim_out"]:
+        """Returns y; the matrices of the shared irreps are [K, K'], or [species, K, K'] for atoms in groups."""
+        if not self.fused:
+            return self.reference(x, matrices, groups)
+        if not matrices:
+            return x.new_zeros((x.shape[0], self.description.irreps_out.dim))
+        order, starts = (None, None) if groups is None else (groups.order, groups.starts)
+        rows = 1 if groups is None else matrices[0].shape[0]
+        return torch.ops.equipot.irreps_linear(x, self._rows(matrices, rows), order, starts, self.key)
+
+    def _rows(self, matrices: Sequence[Tensor], rows: int) -> Float[Tensor, "_rows weights"]:
+        """The matrices side by side; kept until they change, where they are parameters that are not trained."""
+        if len(matrices) == 1:
+            return matrices[0].reshape(rows, -1)
+        if torch.compiler.is_compiling() or not all(_is_fixed(W) for W in matrices):
+            return torch.cat([W.reshape(rows, -1) for W in matrices], dim=1)
+        state = [(W.data_ptr(), W._version) for W in matrices]
+        if self._joined is None or self._joined[0] != state:
+            with torch.inference_mode(False):  # such tensors could not be used outside of it
+                aliases = [W.detach() for W in matrices]  # they keep the memory, so that no other can have its address
+                self._joined = (state, aliases, torch.cat([W.reshape(rows, -1) for W in aliases], dim=1))
+        return self._joined[2]
+
+
+def _is_fixed(W: Tensor) -> bool:
+    return isinstance(W, nn.Parameter) and not W.requires_grad and not W.is_inference()

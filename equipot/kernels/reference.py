@@ -1,11 +1,13 @@
 """Plain-torch evaluation of the operations: their definition, and the oracle of every other backend."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equipot.kernels.linear_map import LinearMap
 from equipot.kernels.polynomial import Convolution, Product
 from equipot.o3 import Irreps, clebsch_gordan
 
@@ -47,6 +49,29 @@ def species_matmul(
     parts = x.index_select(0, groups.order).split(groups.counts)
     y = torch.cat([part @ W[s] for s, part in enumerate(parts)])
     return y.index_select(0, groups.inverse)
+
+
+class ReferenceLinear(nn.Module):
+    """Evaluates a `LinearMap`: split, one matrix product per irrep (and species), join."""
+
+    def __init__(self, description: LinearMap) -> None:
+        super().__init__()
+        self.description = description
+
+    def forward(
+        self,
+        x: Float[Tensor, "node dim_in"],
+        matrices: Sequence[Tensor],
+        groups: SpeciesGroups | None,
+    ) -> Float[Tensor, "node dim_out"]:
+        """Returns y; the matrices are [K, K'], or [species, K, K'] where there are groups."""
+        d = self.description
+        parts = {ir: part for (_, ir), part in zip(d.irreps_in, irreps_split(x, d.irreps_in), strict=True)}
+        mixed = {}
+        for (ir, *_, scale), W in zip(d.blocks, matrices, strict=True):
+            mixed[ir] = parts[ir] @ (W * scale) if groups is None else species_matmul(parts[ir], W * scale, groups)
+        zeros = {ir: x.new_zeros((x.shape[0], ir.dim, mul)) for mul, ir in d.irreps_out if ir not in mixed}
+        return irreps_join([zeros[ir] if ir in zeros else mixed[ir] for _, ir in d.irreps_out])
 
 
 def pool(values: Tensor, index: Int[Tensor, " edge"], num_nodes: int) -> Tensor:
