@@ -80,6 +80,7 @@ class ConvolutionOperation(Operation):
 
     def __init__(self, description: Convolution, dtype: torch.dtype) -> None:
         super().__init__(description.key, dtype)
+        self.description = description
         self.reference = ReferenceConvolution(description, dtype)
 
     def forward(
