@@ -14,6 +14,7 @@ from equipot.kernels.reference import (
     ReferenceLinear,
     ReferenceProduct,
     SpeciesGroups,
+    edge_harmonics,
     irreps_join,
 )
 from equipot.kernels.spline import spline
@@ -71,6 +72,28 @@ def follow_backend(new: nn.Module, old: nn.Module) -> None:
     for operation in new.modules():
         if isinstance(operation, Operation):
             operation.backend = backend
+
+
+class EdgeHarmonicsOperation(Operation):
+    """Lengths of edge vectors, and the harmonics of their directions.
+
+    Args:
+        lmax: Highest degree.
+        sign: −1 for directions opposite to the vectors.
+        dtype: Type of the harmonics.
+    """
+
+    kind = "edge_harmonics"
+
+    def __init__(self, lmax: int, sign: float, dtype: torch.dtype) -> None:
+        super().__init__(str(lmax), dtype)
+        self.lmax, self.sign = lmax, sign
+
+    def forward(self, vectors: Float[Tensor, "edge 3"]) -> tuple[Float[Tensor, " edge"], Float[Tensor, "edge lm"]]:
+        """Returns lengths, float64, and Y."""
+        if self.fused:
+            return torch.ops.equipot.edge_harmonics(vectors, self.lmax, self.sign, self.dtype)
+        return edge_harmonics(vectors, self.lmax, self.sign, self.dtype)
 
 
 class ConvolutionOperation(Operation):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equipot.kernels.linear_map import LinearMap
 from equipot.kernels.polynomial import Convolution, Product
-from equipot.o3 import Irreps, clebsch_gordan
+from equipot.o3 import Irreps, clebsch_gordan, spherical_harmonics
 
 
 class SpeciesGroups(NamedTuple):
@@ -211,6 +211,14 @@ class ReferenceProduct(nn.Module):
             out[n] = term if previous is None else previous + term
         zeros = [A.new_zeros((ir.dim, node, channel)) for ir in self.description.irreps_out]
         return [(zeros[n] if B is None else B).transpose(0, 1) for n, B in enumerate(out)]
+
+
+def edge_harmonics(
+    vectors: Float[Tensor, "edge 3"], lmax: int, sign: float, dtype: torch.dtype
+) -> tuple[Float[Tensor, " edge"], Float[Tensor, "edge lm"]]:
+    """Returns lengths, float64, and Y(s v/|v|) of the given type for degrees up to `lmax` and a sign s."""
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    return lengths, spherical_harmonics((sign * vectors / lengths.unsqueeze(-1)).to(dtype), lmax)
 
 
 def irreps_split(x: Float[Tensor, "node dim"], irreps: Irreps) -> list[Float[Tensor, "node _m _channel"]]:

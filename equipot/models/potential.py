@@ -23,12 +23,11 @@ from equipot.interactions import (
     plan_layers,
     radial_choice,
 )
-from equipot.kernels.operations import edge_index, follow_backend
+from equipot.kernels.operations import EdgeHarmonicsOperation, edge_index, follow_backend
 from equipot.kernels.reference import group_by_species
 from equipot.models.embedding import element_embedding
 from equipot.models.readout import readout
 from equipot.models.repulsion import repulsion
-from equipot.o3 import spherical_harmonics
 from equipot.statistics import Statistics
 
 
@@ -98,6 +97,8 @@ class Potential(nn.Module):
         design, statistics = self.design, self.statistics
         plans = plan_layers(design, len(statistics.species))
         self.embedding = element_embedding(design, len(statistics.species), dtype)
+        sign = -1.0 if design.edge_vector == "to_receiver" else 1.0
+        self.harmonics = EdgeHarmonicsOperation(design.max_ell, sign, dtype)
         self.radial_basis = RadialBasis(design, dtype)
         self.layers = nn.ModuleList([Interaction(design, plan, statistics, dtype) for plan in plans])
         self.readouts = nn.ModuleList(
@@ -203,13 +204,11 @@ class Potential(nn.Module):
         return sum(int((g != 0).sum()) for g in gradients if g is not None)
 
     def _edges(self, graph: Graph, vectors: Float[Tensor, "edge xyz"], species: Int[Tensor, " node"]) -> Edges:
-        lengths = torch.linalg.vector_norm(vectors, dim=1)
-        sign = -1.0 if self.design.edge_vector == "to_receiver" else 1.0
-        directions = (sign * vectors / lengths.unsqueeze(-1)).to(self.dtype)
+        lengths, Y = self.harmonics(vectors)
         z_i, z_j = (species.index_select(0, end) for end in (graph.receivers, graph.senders))
         return Edges(
             edge_index(graph.senders, graph.receivers, graph.num_owned),
-            spherical_harmonics(directions, self.design.max_ell),
+            Y,
             self.to_edges(self.radial_basis, lengths, z_j, z_i),
         )
 

@@ -23,7 +23,7 @@ from equipot.o3.coupling import (
     symmetric_couplings,
 )
 from equipot.o3.irreps import Irrep, Irreps
-from equipot.o3.spherical_harmonics import spherical_harmonics, wigner_D
+from equipot.o3.spherical_harmonics import harmonic_recursion, spherical_harmonics, wigner_D
 
 __all__ = [
     "CouplingPath",
@@ -33,6 +33,7 @@ __all__ = [
     "clebsch_gordan",
     "coupling_paths",
     "couplings_of",
+    "harmonic_recursion",
     "spherical_harmonics",
     "symmetric_couplings",
     "wigner_3j",

@@ -1,5 +1,6 @@
 """Real spherical harmonics as polynomials in x, y, z, and the matrices that rotate them."""
 
+from functools import lru_cache
 from math import sqrt
 
 import torch
@@ -70,6 +71,27 @@ def wigner_D(degree: int, R: Float[Tensor, "3 3"]) -> Float[Tensor, "m n"]:
         C = clebsch_gordan(l - 1, 1, l).to(R)
         D = torch.einsum("iam,ij,ab,jbn->mn", C, D, R, C)
     return D
+
+
+@lru_cache(maxsize=64)
+def harmonic_recursion(degree: int) -> tuple[tuple[int, int, int, float], ...]:
+    """The non-zero coefficients by which the harmonics of one degree come from those of the degree below.
+
+        Y_l[m] = Σ c Y_{l-1}[m'] r_a,    ∂Y_l[m]/∂r_a = l Σ_{m'} c Y_{l-1}[m']
+
+    Both hold for the homogeneous polynomials, everywhere: a derivative of a harmonic polynomial is one of the degree
+    below, and Euler's r·∇Y_l = l Y_l gives the factor.
+
+    Args:
+        degree: l, 1 or more.
+
+    Returns:
+        (m, m', a, c), each index from 0.
+    """
+    if degree == 1:
+        return tuple((a, 0, a, sqrt(3.0)) for a in range(3))
+    rows = enumerate(_raising_values(degree))
+    return tuple((m, n // 3, n % 3, c) for m, row in rows for n, c in enumerate(row) if abs(c) > 1e-12)
 
 
 def _raising_matrix(degree: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "m products"]:

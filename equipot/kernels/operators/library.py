@@ -14,14 +14,12 @@ def wanted(ctx: FunctionCtx, count: int) -> list[bool]:
     `ctx.needs_input_grad` says what could be asked for; a pass with given inputs (forces, or the weights alone) may
     need far less, and the engine knows.
     """
-    nodes = ctx.next_functions[:count]  # type: ignore[attr-defined]
-    needs = ctx.needs_input_grad  # type: ignore[attr-defined]
-    return [need and _reached(node) for need, (node, _) in zip(needs, nodes, strict=False)]
+    nodes = (node for node, _ in ctx.next_functions if node is not None)  # type: ignore[attr-defined]
+    needs = ctx.needs_input_grad[:count]  # type: ignore[attr-defined]
+    return [need and _reached(next(nodes)) for need in needs]  # an input that is no tensor has no place among nodes
 
 
-def _reached(node: Node | None) -> bool:
-    if node is None:
-        return False
+def _reached(node: Node) -> bool:
     try:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf, or no backward pass of the engine is running
