@@ -11,7 +11,9 @@ from equipot.errors import EquipotError
 from equipot.kernels import backend
 from equipot.kernels.operations import ConvolutionOperation, EdgeIndex, edge_index
 from equipot.kernels.polynomial import Convolution, convolution
+from equipot.kernels.triton import source
 from equipot.kernels.triton.by_sender import by_sender
+from equipot.kernels.triton.convolution_source import forward_kernels
 from equipot.kernels.triton.source import tile
 from equipot.o3 import Irrep, Irreps
 from tests.kernels.fused import derivatives, random, relative_error
@@ -60,6 +62,17 @@ def test_value_and_derivatives_are_those_of_the_definition(name: str, dtype: tor
     made = derivatives(lambda *x: operation(*x, e), x)
     wanted = derivatives(lambda *x: exact(*x, e), [y.double() for y in x])
     assert max(relative_error(a, b) for a, b in zip(made, wanted, strict=True)) < limit
+
+
+@pytest.mark.usefixtures("on_interpreter")
+def test_work_shared_out_over_several_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "MOST_LINES", 60)
+    d, e = convolution(Irreps("3x0e + 2x1o"), 1, ALL[:4]), edges()
+    assert len(forward_kernels(d, torch.float64)) > 1
+    x = inputs(d, torch.float64)
+    operation, exact = fused(d, torch.float64), ConvolutionOperation(d, torch.float64)
+    pairs = zip(derivatives(lambda *x: operation(*x, e), x), derivatives(lambda *x: exact(*x, e), x), strict=True)
+    assert max(relative_error(a, b) for a, b in pairs) < 1e-13
 
 
 @pytest.mark.parametrize("needed", [(0,), (1, 2)])
@@ -131,9 +144,9 @@ d = convolution(Irreps("32x0e + 3x1o"), 1, [Irrep(1, -1)])
 second = Gradient(True, (True, True, True), (True, True, True, True))
 for dtype, pointer in ((torch.float32, "*fp32"), (torch.float64, "*fp64")):
     for kernel in (
-        convolution_source.forward_kernel(d, dtype),
-        convolution_source.receivers_kernel(d, dtype, second),
-        convolution_source.senders_kernel(d, dtype, second),
+        *convolution_source.forward_kernels(d, dtype),
+        *convolution_source.receivers_kernels(d, dtype, second),
+        *convolution_source.senders_kernels(d, dtype, second),
     ):
         function = getattr(source.load(kernel.source), kernel.name)
         index = {"senders", "receivers", "starts", "order", "sent"}

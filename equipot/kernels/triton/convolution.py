@@ -10,27 +10,27 @@ from equipot.kernels.cpu.convolution_gradient import Gradient
 from equipot.kernels.operators import convolution as _  # noqa: F401  defines them
 from equipot.kernels.polynomial import Convolution
 from equipot.kernels.triton.by_sender import by_sender
-from equipot.kernels.triton.convolution_source import forward_kernel, receivers_kernel, senders_kernel
+from equipot.kernels.triton.convolution_source import forward_kernels, receivers_kernels, senders_kernels
 from equipot.kernels.triton.registry import implements
-from equipot.kernels.triton.source import Kernel, launch
+from equipot.kernels.triton.source import Kernel, launch_all
 
 
 @lru_cache(maxsize=1024)
-def _forward(key: str, dtype: torch.dtype) -> tuple[Kernel, int]:
+def _forward(key: str, dtype: torch.dtype) -> tuple[tuple[Kernel, ...], int]:
     d = Convolution.from_key(key)
-    return forward_kernel(d, dtype), d.irreps_out.dim
+    return forward_kernels(d, dtype), d.irreps_out.dim
 
 
 @lru_cache(maxsize=4096)
-def _over_receivers(key: str, dtype: torch.dtype, gradient: Gradient) -> Kernel:
-    return receivers_kernel(Convolution.from_key(key), dtype, gradient)
+def _over_receivers(key: str, dtype: torch.dtype, gradient: Gradient) -> tuple[Kernel, ...]:
+    return receivers_kernels(Convolution.from_key(key), dtype, gradient)
 
 
 @lru_cache(maxsize=4096)
-def _over_senders(key: str, dtype: torch.dtype, gradient: Gradient) -> tuple[Kernel, bool]:
-    """The kernel, and whether every segment of h has a path."""
+def _over_senders(key: str, dtype: torch.dtype, gradient: Gradient) -> tuple[tuple[Kernel, ...], bool]:
+    """The kernels, and whether every segment of h has a path."""
     d = Convolution.from_key(key)
-    return senders_kernel(d, dtype, gradient), {path.segment for path in d.paths} == set(range(len(d.irreps_in)))
+    return senders_kernels(d, dtype, gradient), {path.segment for path in d.paths} == set(range(len(d.irreps_in)))
 
 
 @implements("convolution")
@@ -38,10 +38,10 @@ def convolution(
     h: Tensor, Y: Tensor, R: Tensor, senders: Tensor, receivers: Tensor, starts: Tensor, key: str
 ) -> Tensor:
     """Returns a [owned, dim_out]; see `kernels.operators.convolution`."""
-    kernel, width = _forward(key, h.dtype)
+    kernels, width = _forward(key, h.dtype)
     a = h.new_empty((starts.shape[0] - 1, width))
     tensors = {"h": h, "Y": Y, "R": R, "senders": senders, "starts": starts, "a": a}
-    launch(kernel, a.shape[0], tensors)
+    launch_all(kernels, a.shape[0], tensors)
     return a
 
 
@@ -81,13 +81,13 @@ def _gradients(g: Gradient, tensors: dict[str, Tensor], key: str) -> tuple[Tenso
     )
     made = [need and some for need, some in zip(g.need, terms, strict=True)]
     if made[0] or made[2] or made[3]:
-        kernel = _over_receivers(key, h.dtype, g)
-        shares = Y.new_empty((Y.shape[0], kernel.units, Y.shape[1])) if made[2] else gY
-        launch(kernel, ga.shape[0], tensors | {"oa": oa, "gY": shares, "gR": gR})
+        kernels = _over_receivers(key, h.dtype, g)
+        shares = Y.new_empty((Y.shape[0], sum(kernel.units for kernel in kernels), Y.shape[1])) if made[2] else gY
+        launch_all(kernels, ga.shape[0], tensors | {"oa": oa, "gY": shares, "gR": gR})
         gY = shares.sum(dim=1) if made[2] else gY
     if made[1]:
-        kernel, complete = _over_senders(key, h.dtype, g)
+        kernels, complete = _over_senders(key, h.dtype, g)
         gh = gh if complete else gh.zero_()
         order, sent = by_sender(tensors["senders"], h.shape[0])
-        launch(kernel, h.shape[0], tensors | {"order": order, "sent": sent, "gh": gh})
+        launch_all(kernels, h.shape[0], tensors | {"order": order, "sent": sent, "gh": gh})
     return oa, gh, gY, gR

@@ -9,7 +9,7 @@ channels of a few paths (a unit); it runs through the node's edges and keeps sum
 Channels lie side by side, so loads are coalesced; couplings with Y are scalars, the same for all channels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ import torch
 from equipot.kernels.cpu.convolution_gradient import Gradient
 from equipot.kernels.cpu.convolution_source import Layout, PathCode, layout
 from equipot.kernels.polynomial import Convolution
-from equipot.kernels.triton.source import Code, Kernel, Tile, channels, combination, scalar, switch, tile
+from equipot.kernels.triton.source import Code, Function, Kernel, Tile, assemble, channels, combination, scalar, tile
 
 VECTORS = 40
 """Vectors of channels that a program keeps over its loop; a thread has room for about 60 of two float32."""
@@ -77,12 +77,12 @@ def units(L: Layout, dtype: torch.dtype, most: int) -> list[Unit]:
     return [Unit(tuple(group), tile(group[0][1].mul, dtype)) for group in groups]
 
 
-def forward_kernel(d: Convolution, dtype: torch.dtype) -> Kernel:
+def forward_kernels(d: Convolution, dtype: torch.dtype) -> tuple[Kernel, ...]:
     """The forward sum: a += c (R h)."""
-    L, code = layout(d), Code()
-    groups = units(L, dtype, VECTORS)
+    L, functions = layout(d), []
     arguments = ("h", "Y", "R", "senders", "starts", "a")
-    for n, unit in enumerate(groups):
+    for n, unit in enumerate(units(L, dtype, VECTORS)):
+        code = Code("")
         with code.function(f"paths{n}", (*arguments, "i", "block")):
             loop = _Loop(code, L, unit, dtype)
             for at, name in loop.outputs("a"):
@@ -94,7 +94,8 @@ def forward_kernel(d: Convolution, dtype: torch.dtype) -> Kernel:
                     _forward_path(loop, p, path)
             for at, name in loop.outputs("a"):
                 loop.store(f"a + i * {L.a} + {at}", name)
-    return _finish(code, "forward", groups, arguments, "i")
+        functions.append(Function(f"paths{n}", code, unit.tile.blocks))
+    return assemble("forward", functions, arguments, "i", (*arguments, "i"))
 
 
 def _forward_path(loop: "_Loop", p: int, path: PathCode) -> None:
@@ -106,18 +107,19 @@ def _forward_path(loop: "_Loop", p: int, path: PathCode) -> None:
         loop.code(f"a{p}_{m3} += {' + '.join(terms)}")
 
 
-def receivers_kernel(d: Convolution, dtype: torch.dtype, g: Gradient) -> Kernel:
+def receivers_kernels(d: Convolution, dtype: torch.dtype, g: Gradient) -> tuple[Kernel, ...]:
     """The gradients with respect to ga, Y and R: over the edges of each receiver."""
-    L, code = layout(d), Code()
+    L, functions = layout(d), []
     kept = 1 + int(g.need[0])
     groups = units(L, dtype, max(VECTORS // kept, 9))
     arguments = ("ga", "h", "Y", "R", "hh", "YY", "RR", "senders", "starts", "oa", "gY", "gR")
     parts = sum(unit.tile.blocks for unit in groups)
     for n, unit in enumerate(groups):
-        with code.function(f"paths{n}", (*arguments, "i", "unit", "block")):
-            loop = _Loop(code, L, unit, dtype)
-            _Receiver(loop, g, parts).write()
-    return _finish(code, "over_receivers", groups, arguments, "i", "unit")
+        code = Code("")
+        with code.function(f"paths{n}", (*arguments, "i", "part", "block")):
+            _Receiver(_Loop(code, L, unit, dtype), g, parts).write()
+        functions.append(Function(f"paths{n}", code, unit.tile.blocks))
+    return assemble("over_receivers", functions, arguments, "i", (*arguments, "i", "part"))
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class _Receiver:
     def _finish_Y(self) -> None:
         lm = self.loop.L.lm
         used = self.loop.unit.lms(self.loop.L)
-        self.loop.code(f"share = gY + (e * {self.parts} + unit) * {lm}")
+        self.loop.code(f"share = gY + (e * {self.parts} + part) * {lm}")
         for m2 in range(lm):
             self.loop.code(f"tl.store(share + {m2}, {f'tl.sum(gy{m2}, axis=0)' if m2 in used else '0.0'})")
 
@@ -221,12 +223,12 @@ def _project(code: Code, p: int, path: PathCode, m1: int, s: str) -> None:
     code(f"{s}{m1} = {' + '.join(f'{c}{q} * a{p}_{m3}' for m3, n1, q in path.entries if n1 == m1)}")
 
 
-def senders_kernel(d: Convolution, dtype: torch.dtype, g: Gradient) -> Kernel:
+def senders_kernels(d: Convolution, dtype: torch.dtype, g: Gradient) -> tuple[Kernel, ...]:
     """The gradient with respect to h: over the edges of each sender."""
-    L, code = layout(d), Code()
-    groups = units(L, dtype, 1_000_000)
+    L, functions = layout(d), []
     arguments = ("ga", "Y", "R", "YY", "RR", "receivers", "order", "sent", "gh")
-    for n, unit in enumerate(groups):
+    for n, unit in enumerate(units(L, dtype, 1_000_000)):
+        code = Code("")
         with code.function(f"paths{n}", (*arguments, "j", "block")):
             loop = _Loop(code, L, unit, dtype)
             offset = unit.paths[0][1].h
@@ -236,7 +238,8 @@ def senders_kernel(d: Convolution, dtype: torch.dtype, g: Gradient) -> Kernel:
                 _sent_edge(loop, g)
             for m1 in unit.m1s:
                 loop.store(f"gh + j * {L.h} + {offset + m1 * unit.mul}", f"x{m1}")
-    return _finish(code, "over_senders", groups, arguments, "j")
+        functions.append(Function(f"paths{n}", code, unit.tile.blocks))
+    return assemble("over_senders", functions, arguments, "j", (*arguments, "j"))
 
 
 def _sent_edge(loop: "_Loop", g: Gradient) -> None:
@@ -317,12 +320,3 @@ class _Loop:
     def weights(self, path: PathCode, R: str, w: str) -> None:
         """Loads an edge's weights of one path."""
         self.load(w, f"{R} + e * {self.L.R} + {path.R}")
-
-
-def _finish(code: Code, name: str, groups: Sequence[Unit], arguments: tuple[str, ...], *inner: str) -> Kernel:
-    with code.function(name, arguments):
-        code(f"{inner[0]} = tl.program_id(0).to(tl.int64)")
-        code("unit = tl.program_id(1)")
-        calls = [(f"paths{n}", unit.tile.blocks) for n, unit in enumerate(groups)]
-        switch(code, calls, [*arguments, *inner])
-    return Kernel(str(code), name, arguments, sum(unit.tile.blocks for unit in groups))

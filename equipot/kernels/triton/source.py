@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +57,7 @@ class Code:
     """Lines of Python with indentation."""
 
     def __init__(self, head: str = HEAD) -> None:
-        self.lines = [head]
+        self.lines = [head] if head else []
         self.depth = 0
 
     def __call__(self, line: str) -> None:
@@ -73,10 +73,10 @@ class Code:
         self.depth -= 1
 
     @contextmanager
-    def function(self, name: str, arguments: Iterable[str]) -> Iterator[None]:
-        """A function for the GPU."""
+    def function(self, name: str, arguments: Iterable[str], number: str = "") -> Iterator[None]:
+        """A function for the GPU; `number` names an argument that changes from call to call."""
         self.lines.append("\n")
-        self("@triton.jit")
+        self(f"@triton.jit(do_not_specialize=[{number!r}])" if number else "@triton.jit")
         with self.block(f"def {name}({', '.join(arguments)}):"):
             yield
 
@@ -103,26 +103,6 @@ def channels(code: Code, tile: Tile, mul: int) -> str:
     return ", mask=inside"
 
 
-def switch(code: Code, calls: Sequence[tuple[str, int]], arguments: Sequence[str]) -> None:
-    """Writes which function works on which unit.
-
-    Args:
-        code: Where to write.
-        calls: Functions, and the number of channel blocks of each; units are numbered through.
-        arguments: Arguments of all; `block` is added.
-    """
-    first = 0
-    for n, (name, blocks) in enumerate(calls):
-        call = f"{name}({', '.join([*arguments, f'unit - {first}' if first else 'unit'])})"
-        if len(calls) == 1:
-            code(call)
-            return
-        first += blocks
-        head = f"{'elif' if n else 'if'} unit < {first}:" if n < len(calls) - 1 else "else:"
-        with code.block(head):
-            code(call)
-
-
 @dataclass(frozen=True)
 class Kernel:
     """A generated kernel.
@@ -131,7 +111,7 @@ class Kernel:
         source: Text of its module.
         name: Its name there.
         arguments: What it is called with, by name.
-        units: Second size of its grid; the first is the number of nodes.
+        units: Second size of its grid; the first is the number of nodes, or of other rows.
     """
 
     source: str
@@ -140,21 +120,92 @@ class Kernel:
     units: int
 
 
-def launch(kernel: Kernel, nodes: int, tensors: dict[str, Tensor]) -> None:
-    """Runs one program of one warp per node and unit.
+MOST_LINES = 700
+"""Lines of one kernel: Triton's compiler takes time with the square of them."""
+
+
+class Function(NamedTuple):
+    """A function for some of the work.
+
+    Attributes:
+        name: Its name.
+        source: Its text.
+        blocks: Number of channel blocks; it is called with `block`.
+    """
+
+    name: str
+    source: Code
+    blocks: int
+
+
+def assemble(
+    name: str, functions: Sequence[Function], arguments: Sequence[str], row: str, inner: Sequence[str]
+) -> tuple[Kernel, ...]:
+    """Returns kernels whose programs each call one function; as many kernels as keep each of them short.
+
+    Args:
+        name: Of each kernel.
+        functions: All that is to be called; their units are numbered through.
+        arguments: Of the kernels.
+        row: What the first index of the grid is called.
+        inner: Arguments of the functions, `block` aside: the kernels', `row`, and `part`, the number of the unit.
+    """
+    groups: list[list[Function]] = [[]]
+    for function in functions:
+        if groups[-1] and sum(len(f.source.lines) for f in (*groups[-1], function)) > MOST_LINES:
+            groups.append([])
+        groups[-1].append(function)
+    kernels, part = [], 0
+    for group in groups:
+        code = Code()
+        for function in group:
+            code.lines += function.source.lines
+        with code.function(name, arguments):
+            code(f"{row} = tl.program_id(0).to(tl.int64)")
+            code("unit = tl.program_id(1)")
+            code(f"part = unit + {part}")
+            _switch(code, group, inner)
+        units = sum(function.blocks for function in group)
+        kernels.append(Kernel(str(code), name, tuple(arguments), units))
+        part += units
+    return tuple(kernels)
+
+
+def _switch(code: Code, functions: Sequence[Function], inner: Sequence[str]) -> None:
+    """Writes which function works on which unit."""
+    first = 0
+    for n, function in enumerate(functions):
+        call = f"{function.name}({', '.join(inner)}, unit - {first})"
+        first += function.blocks
+        if len(functions) == 1:
+            code(call)
+            continue
+        with code.block("else:" if n == len(functions) - 1 else f"{'elif' if n else 'if'} unit < {first}:"):
+            code(call)
+
+
+def launch(kernel: Kernel, rows: int, values: Mapping[str, Tensor | int]) -> None:
+    """Runs one program of one warp per row and unit.
 
     Args:
         kernel: What to run.
-        nodes: Number of nodes; for none nothing is done.
-        tensors: By name, all on one device and contiguous; a name that is missing is not read by this kernel.
+        rows: First size of the grid; for 0 nothing is done.
+        values: By name: tensors, all on one device, and numbers. A tensor that is missing is not read by this kernel.
     """
-    if nodes == 0:
+    if rows == 0:
         return
     function = getattr(load(kernel.source), kernel.name)
-    spare = tensors[next(name for name in kernel.arguments if name in tensors)]
-    arguments = [tensors.get(name, spare).contiguous() for name in kernel.arguments]
+    spare = next(x for x in values.values() if isinstance(x, Tensor))
+    given = (values.get(name, spare) for name in kernel.arguments)
+    arguments = [x.contiguous() if isinstance(x, Tensor) else x for x in given]
     with torch.cuda.device_of(spare):
-        function[nodes, kernel.units](*arguments, num_warps=1)
+        function[rows, kernel.units](*arguments, num_warps=1)
+
+
+def launch_all(kernels: Iterable[Kernel], rows: int, values: Mapping[str, Tensor | int]) -> None:
+    """Runs kernels that share the work, one after the other; see `launch`."""
+    for kernel in kernels:
+        launch(kernel, rows, values)
 
 
 @lru_cache(maxsize=4096)
