@@ -12,6 +12,7 @@ import typer
 
 import equipot
 from equipot.cli.bring import convert
+from equipot.cli.compiled import compile_
 from equipot.cli.look import data, design, info, options, report
 from equipot.cli.train import train
 from equipot.cli.use import evaluate, md, relax
@@ -33,6 +34,7 @@ app.command(rich_help_panel=_TRAIN)(convert)
 app.command(rich_help_panel=_USE)(evaluate)
 app.command(rich_help_panel=_USE)(md)
 app.command(rich_help_panel=_USE)(relax)
+app.command("compile", rich_help_panel=_USE)(compile_)
 app.command(rich_help_panel=_LOOK)(info)
 app.command(rich_help_panel=_LOOK)(data)
 app.add_typer(design, name="design", rich_help_panel=_LOOK)

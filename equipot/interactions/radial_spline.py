@@ -102,14 +102,29 @@ class RadialSpline(nn.Module):
         present: tuple[int, ...] = (0,)
         if self.depends_on != "nothing":
             pair = sender_species * len(self.species) + receiver_species
-            found, position = torch.unique(pair if self.depends_on == "pair" else sender_species, return_inverse=True)
-            u, present = u + position * self.solution.shape[0], tuple(found.tolist())
+            number = pair if self.depends_on == "pair" else sender_species
+            present, position = self.present(number)
+            u = u + position * self.solution.shape[0]
 
         def at_edges(layer: RadialLayer) -> tuple[Splined | Float[Tensor, "edge _"], ...]:
             R, *others = self.tables(layer, basis, present)
             return Splined(R, u, self.spline), *(self.spline(table, u) for table in others)
 
         return at_edges
+
+    @property
+    def num_tables(self) -> int:
+        """How many tables there are if every element, or pair of elements, is present."""
+        return {"nothing": 1, "sender": len(self.species), "pair": len(self.species) ** 2}[self.depends_on]
+
+    def present(self, number: Int[Tensor, " edge"]) -> tuple[tuple[int, ...], Int[Tensor, " edge"]]:
+        """Returns the tables to be made, and which of them each edge needs; `number` says it among all tables."""
+        found, position = torch.unique(number, return_inverse=True)
+        return tuple(found.tolist()), position
+
+    def every_table(self, number: Int[Tensor, " edge"]) -> tuple[tuple[int, ...], Int[Tensor, " edge"]]:
+        """As `present`, with all tables whatever the edges are: for a compiler, which cannot know them."""
+        return tuple(range(self.num_tables)), number
 
     def tables(
         self, layer: RadialLayer, basis: RadialBasis, present: tuple[int, ...] = (0,)

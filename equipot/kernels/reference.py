@@ -18,26 +18,19 @@ class SpeciesGroups(NamedTuple):
     Attributes:
         species: Index of each atom's element.
         order: Atoms sorted by element.
-        inverse: Where each atom lies in that order.
-        counts: Number of atoms of each element.
         starts: Where each element begins in that order, and the number of atoms.
     """
 
     species: Int[Tensor, " node"]
     order: Int[Tensor, " node"]
-    inverse: Int[Tensor, " node"]
-    counts: list[int]
     starts: Int[Tensor, " species+1"]
 
 
 def group_by_species(species: Int[Tensor, " node"], num_species: int) -> SpeciesGroups:
     """Returns the atoms grouped by element index (0 … num_species − 1)."""
     order = torch.argsort(species, stable=True)
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(len(order), device=order.device)
-    counts = torch.bincount(species, minlength=num_species)
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return SpeciesGroups(species, order, inverse, counts.tolist(), starts)
+    elements = torch.arange(num_species + 1, device=order.device)
+    return SpeciesGroups(species, order, torch.searchsorted(species.index_select(0, order), elements))
 
 
 def species_matmul(
@@ -46,9 +39,9 @@ def species_matmul(
     groups: SpeciesGroups,
 ) -> Float[Tensor, "node m channel_out"]:
     """Returns y_i = x_i W_{z_i}, one matrix product per element present."""
-    parts = x.index_select(0, groups.order).split(groups.counts)
+    parts = x.index_select(0, groups.order).split(groups.starts.diff().tolist())
     y = torch.cat([part @ W[s] for s, part in enumerate(parts)])
-    return y.index_select(0, groups.inverse)
+    return y.index_select(0, torch.argsort(groups.order))
 
 
 class ReferenceLinear(nn.Module):

@@ -179,6 +179,11 @@ class Potential(nn.Module):
             EquipotError: An element is not among them.
         """
         species = self.species_of.index_select(0, atomic_numbers)
+        self.refuse_unknown(species, atomic_numbers)
+        return species
+
+    def refuse_unknown(self, species: Int[Tensor, " node"], atomic_numbers: Int[Tensor, " node"]) -> None:
+        """Raises an `EquipotError` where an element has no index."""
         if bool((species < 0).any()):
             unknown = sorted({chemical_symbols[z] for z in atomic_numbers[species < 0].tolist()})
             known = ", ".join(chemical_symbols[z] for z in self.statistics.species)
@@ -186,7 +191,6 @@ class Potential(nn.Module):
                 f"the structure contains {', '.join(unknown)}, which this potential was not made for (it knows "
                 f"{known}). Use a potential trained on data with {', '.join(unknown)}."
             )
-        return species
 
     def parameter_counts(self) -> ParameterCounts:
         """Returns how many parameters there are, how many are active, and where they are."""
