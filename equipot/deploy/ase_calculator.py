@@ -149,7 +149,8 @@ def _prepared(
     radial: str | None,
 ) -> Potential:
     if not isinstance(potential, Potential):
-        return load_potential(potential, dtype=dtype, device=device or "cpu", radial=radial, check=True)
+        loaded = load_potential(potential, dtype=dtype, device=device or "cpu", radial=radial, check=True)
+        return loaded.requires_grad_(False)
     place = next(potential.parameters()).device
     new_dtype = potential.dtype if dtype is None else as_dtype(dtype)
     new_place = place if device is None else as_device(device)

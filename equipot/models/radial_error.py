@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equipot.interactions.layer import Interaction
 from equipot.interactions.radial_points import RadialPoints
-from equipot.interactions.radial_spline import RadialSpline
+from equipot.interactions.radial_spline import MIN_KNOTS, RadialSpline
 from equipot.kernels.spline import spline
 from equipot.models.model_file import converted
 from equipot.models.potential import Potential
@@ -55,7 +55,7 @@ def radial_spline_error(
     for index, layer in enumerate(layers):
         errors, sizes = [torch.zeros(0)] * 3, [torch.zeros(0)] * 3
         for number in tables:
-            exact = _derivatives(_functions(double, layer, splines, number), r)
+            exact = exact_derivatives(double, index, r, number)
             with torch.no_grad():
                 table = splines.tables(layer, double.radial_basis, (number,))[0]
             table = table.to(potential.dtype).double()
@@ -68,6 +68,22 @@ def radial_spline_error(
         largest = [float(error.abs().max()) / s for error, s in zip(errors, scale, strict=True)]
         found.append(RadialError(index, (rms[0], rms[1], rms[2]), (largest[0], largest[1], largest[2])))
     return found
+
+
+def exact_derivatives(
+    potential: Potential, layer: int, r: Float[Tensor, " point"], table: int = 0
+) -> list[Float[Tensor, "point weights"]]:
+    """Returns R, R′ and R″ of one layer at distances r.
+
+    Args:
+        potential: In float64.
+        layer: 0 for the first.
+        r: Distances, Å, float64.
+        table: For which elements, where radial functions depend on them; see `RadialSpline.tables`.
+    """
+    splines = RadialSpline(potential.design, potential.statistics.species, MIN_KNOTS, torch.float64)
+    module: Interaction = potential.layers[layer]  # type: ignore[assignment]
+    return _derivatives(_functions(potential, module, splines, table), r)
 
 
 def _functions(
