@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from equipot.data.options import ENERGY_MODES, DataOptions
 from equipot.deploy.options import MDOptions
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.fit.options import FitOptions
+from equipot.interactions import radial_choice
 from equipot.points import named_point
 from equipot.start_options import FINE_TUNING_LR, StartOptions, check_reference, is_resolved, opened, start_options
 from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
@@ -38,7 +39,17 @@ class RunOptions(_Section):
     seed: int = Field(0, ge=0, description="seed of the initial weights, and of split and data order if not given")
     device: str = Field("auto", description="cpu, cuda, cuda:1 …; auto: a GPU if there is one")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of the model")
+    radial: str = Field(
+        "auto",
+        description="radial functions: exact, or spline:KNOTS, interpolated from so many knots; auto: what the model "
+        "to start from has, for new ones splines in float32 where they are faster",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; default: one or all, whichever is faster")
+
+    @field_validator("radial")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return value if value == "auto" else radial_choice(value)
 
 
 class ScanOptions(_Section):

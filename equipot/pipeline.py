@@ -38,12 +38,13 @@ from equipot.fit.optimise import check_optimiser, check_patterns
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
 from equipot.fit.run import CHECKPOINT
 from equipot.fit.train import FitResult, fit
+from equipot.interactions import default_radial
 from equipot.models.model_file import as_device, as_dtype, load_potential, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, write_json, write_text
 from equipot.run_report import duration
 from equipot.run_stages import MODEL, Prepared, TrainResult, finish, start_structure
-from equipot.starting_model import compare, resumed, started, write_start
+from equipot.starting_model import chosen_radial, compare, resumed, started, write_start
 from equipot.study.cost import estimate, fastest_training_threads, threads
 from equipot.study.evaluate import frame_infos
 from equipot.study.predictions import check_scan
@@ -88,7 +89,7 @@ def train(
         level = logging.INFO if leads else logging.ERROR
         with logging_to(folder / LOG if leads else None, level), Warnings() as warnings:
             prepared = prepare(config, place, folder if resume else None)
-            config = _with_threads(config, prepared)
+            config = _with_threads(_with_radial(config, prepared), prepared)
             if leads and not resume:
                 _announce_cost(prepared, config)
             fitted = _fit(config, prepared, folder, resume, reporter)
@@ -108,7 +109,7 @@ def prepare(config: Config, place: torch.device | str = "cpu", resumed_in: Path 
         resumed_in: Folder of the run that goes on, if one does; its weights are not read here.
     """
     if config.start is None:
-        prepared = _fresh(config, place)
+        prepared = _fresh(config, place, resumed_in)
     elif resumed_in is None:
         if set(config.fit.train_only) != {"*"}:
             _check_trained(config, load_potential(config.start.model))
@@ -120,14 +121,14 @@ def prepare(config: Config, place: torch.device | str = "cpu", resumed_in: Path 
     _check_later_files(config, prepared)
     counts = potential.parameter_counts()
     logger.info(
-        "model: %s, %d parameters (%d active), r_max %g Å, %d layers, %s on %s",
+        "model: %s, %d parameters (%d active), r_max %g Å, %d layers, %s on %s, radial functions %s",
         config.design.name, counts.parameters, counts.active_parameters, design.r_max, design.layers,
-        config.run.dtype, place,
+        config.run.dtype, place, potential.radial,
     )  # fmt: skip
     return prepared
 
 
-def _fresh(config: Config, place: torch.device | str) -> Prepared:
+def _fresh(config: Config, place: torch.device | str, resumed_in: Path | None) -> Prepared:
     data = load(config.data, config.design.design.r_max)
     design = config.design.design.with_reference(data.statistics.atomic_energies_source)
     announce(data)
@@ -136,7 +137,9 @@ def _fresh(config: Config, place: torch.device | str) -> Prepared:
             "an isolated atom of this design has an energy of its own beside E0 (design.self_connection_first); "
             "for dissociation see docs/design_space.md"
         )
-    potential = Potential(design, data.statistics, dtype=as_dtype(config.run.dtype), seed=config.run.seed)
+    dtype = as_dtype(config.run.dtype)
+    radial = chosen_radial(config, default_radial(design, dtype), resumed_in)
+    potential = Potential(design, data.statistics, dtype=dtype, seed=config.run.seed, radial=radial)
     return Prepared(data, potential.to(place))
 
 
@@ -225,6 +228,11 @@ def _with_threads(config: Config, prepared: Prepared) -> Config:
     logger.info("CPU threads: %d, the faster of 1 and %d (run.threads sets it)", count, torch.get_num_threads())
     torch.set_num_threads(count)
     return config.model_copy(update={"run": config.run.model_copy(update={"threads": count})})
+
+
+def _with_radial(config: Config, prepared: Prepared) -> Config:
+    """Returns the configuration with the choice of radial functions that was made."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"radial": prepared.potential.radial})})
 
 
 def _announce_cost(prepared: Prepared, config: Config) -> None:

@@ -100,6 +100,7 @@ def finish(
         md_progress: Is told how the dynamics goes.
     """
     folder = result.folder
+    prepared.potential.eval().requires_grad_(False)
     write_atomically(folder / MODEL, lambda temporary: shutil.copyfile(folder / BEST, temporary))
     if result.fit.status != "interrupted":
         with _stage("evaluation", result):

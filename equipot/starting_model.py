@@ -23,6 +23,7 @@ from equipot.fit import distributed
 from equipot.fit.checkpoint import CHECKPOINT, load_checkpoint
 from equipot.fit.metrics import evaluate_set
 from equipot.fit.reference import MUCH_BETTER, Reference, find_reference, model_energies, with_energies
+from equipot.interactions import EXACT
 from equipot.models.model_file import as_dtype, load_potential, read_model_header
 from equipot.models.potential import Potential
 from equipot.run_record import announce, as_json, in_words, read_json, write_json
@@ -73,13 +74,29 @@ def resumed(config: Config, folder: Path, place: torch.device | str) -> Prepared
     """Returns the same for a run that goes on: all that it needs of the model is in its own folder."""
     saved = load_checkpoint(folder / CHECKPOINT)["configuration"]
     statistics = Statistics.model_validate(saved["statistics"])
-    potential = Potential(Design(**saved["design"]), statistics, dtype=as_dtype(config.run.dtype))
+    radial = chosen_radial(config, EXACT, folder)
+    potential = Potential(Design(**saved["design"]), statistics, dtype=as_dtype(config.run.dtype), radial=radial)
     data = _remeasured(load(config.data, potential.r_max, known=statistics.species), potential)
     announce(data)
     facts = read_json(folder / START)
     if not facts:
         logger.warning("%s is missing: the model will not say how good it was before the training.", folder / START)
     return Prepared(data, potential.to(place), facts)
+
+
+def chosen_radial(config: Config, default: str, resumed_in: Path | None) -> str:
+    """Returns how radial functions are evaluated.
+
+    Args:
+        config: The configuration, which may leave it open.
+        default: What then is taken in a new run.
+        resumed_in: Folder of the run that goes on, if one does, as it began.
+    """
+    if config.run.radial != "auto":
+        return config.run.radial
+    if resumed_in is None:
+        return default
+    return load_checkpoint(resumed_in / CHECKPOINT)["configuration"].get("radial", EXACT)
 
 
 def write_start(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -102,6 +119,7 @@ def compare(facts: Mapping[str, Any], best_loss: float, *, kept: bool) -> None:
 
 def _load(config: Config, start: StartOptions) -> Potential:
     potential = load_potential(start.model, dtype=config.run.dtype).train()
+    potential.choose_radial(chosen_radial(config, potential.radial, None))
     found = sha256(start.model)
     if start.sha256 not in (None, found):
         raise EquipotError(other_file(start, found))

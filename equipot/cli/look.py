@@ -92,6 +92,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
     rows = [
         ["design", f"{point}, with " + (", ".join(f"{a}={v[0]}" for a, v in changed.items()) or "no change")],
         ["parameters", f"{header.parameters}, {header.dtype}"],
+        ["radial functions", header.radial],
         ["cutoff", f"{header.design.r_max:g} Å, {header.design.layers} layers"],
         ["E0 (eV)", energies_in_words(statistics, 5, "equipot info --json")],
         ["source of E0", statistics.atomic_energies_source.replace("_", " ")],

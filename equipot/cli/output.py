@@ -28,6 +28,13 @@ Device = Annotated[
 Dtype = Annotated[
     str | None, typer.Option(help="float32 or float64; default: as the model was saved.", rich_help_panel="Run")
 ]
+Radial = Annotated[
+    str | None,
+    typer.Option(
+        help="exact, or spline:KNOTS: radial functions interpolated from so many knots; default: as in training.",
+        rich_help_panel="Run",
+    ),
+]
 
 Threads = Annotated[
     int | None,

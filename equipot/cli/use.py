@@ -13,6 +13,7 @@ from equipot.cli.output import (
     Device,
     Dtype,
     Json,
+    Radial,
     Threads,
     check_output,
     command,
@@ -55,6 +56,7 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     batch_size: Annotated[int, typer.Option(min=1, help="Structures evaluated at a time.")] = 16,
     device: Device = None,
     dtype: Dtype = None,
+    radial: Radial = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -71,7 +73,7 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     check_output("--out", out, [model, *files], structures=True)
     check_output("--report", report, [model, *files, *([out] if out else [])])
     keys = keys_of({"energy": energy_key, "forces": forces_key, "stress": stress_key, "virial": virial_key})
-    potential = load_potential(model, device=device or "auto", dtype=dtype, check=True)
+    potential = load_potential(model, device=device or "auto", dtype=dtype, radial=radial, check=True)
     sets = load_files(named, potential, keys, predict=out is not None)
     work = partial(_evaluate_some, potential, next(iter(sets.values())), batch_size)
     with using(_thread_count(threads, device, work)):
@@ -108,10 +110,10 @@ def _thread_count(given: int | None, device: str | None, work: Callable[[], obje
     return fastest_threads(work) if given is None and on_cpu else given
 
 
-def _calculator(model: Path, device: str | None, dtype: str | None) -> "EquipotCalculator":
+def _calculator(model: Path, device: str | None, dtype: str | None, radial: str | None) -> "EquipotCalculator":
     from equipot.deploy.ase_calculator import EquipotCalculator
 
-    return EquipotCalculator(model, device=device or "auto", dtype=dtype)
+    return EquipotCalculator(model, device=device or "auto", dtype=dtype, radial=radial)
 
 
 def _step(calculator: "EquipotCalculator", atoms: "Atoms") -> Callable[[], object]:
@@ -166,6 +168,7 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
     index: Index = -1,
     device: Device = None,
     dtype: Dtype = None,
+    radial: Radial = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -185,7 +188,7 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
         )
     chosen = _restarted(out, options) if restart else MDOptions(**options)
     atoms = None if structure is None else _read_structure(structure, index)
-    calculator = _calculator(model, device, dtype)
+    calculator = _calculator(model, device, dtype, radial)
     start = _restart_atoms(out) if atoms is None and restart else atoms
     work = _step(calculator, start) if start is not None else lambda: None
     with using(_thread_count(threads, device, work)), progress_bar("dynamics") as show:
@@ -243,6 +246,7 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     index: Index = -1,
     device: Device = None,
     dtype: Dtype = None,
+    radial: Radial = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
@@ -259,7 +263,7 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     check_output("--out", out, [model, structure])
     check_output("--trajectory", trajectory, [model, structure, out])
     atoms = _read_structure(structure, index)
-    calculator = _calculator(model, device, dtype)
+    calculator = _calculator(model, device, dtype, radial)
     with using(_thread_count(threads, device, _step(calculator, atoms))), progress_bar("relaxation") as show:
         result = run(
             calculator, atoms, chosen, trajectory=trajectory,

@@ -13,6 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from equipot.deploy.neighbours import SkinNeighbours
 from equipot.errors import EquipotError
 from equipot.geometry.derivatives import evaluate
+from equipot.interactions import radial_choice
 from equipot.models.model_file import as_device, as_dtype, converted, load_potential
 from equipot.models.potential import Potential
 
@@ -35,6 +36,7 @@ class EquipotCalculator(Calculator):
         device: where to compute; None is the CPU for a file, and where it is for a `Potential`.
         dtype: ``float32`` or ``float64``; None keeps the potential's own.
         skin: extra radius of the neighbour search, Å (see `SkinNeighbours`).
+        radial: how radial functions are evaluated, ``exact`` or ``spline:KNOTS``; None keeps the potential's own.
 
     Raises:
         EquipotError: the file cannot be used, or a structure has an element that the potential does not know.
@@ -49,9 +51,10 @@ class EquipotCalculator(Calculator):
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
+        radial: str | None = None,
     ) -> None:
         super().__init__()
-        self.potential = _prepared(potential, device, dtype)
+        self.potential = _prepared(potential, device, dtype, radial)
         place = next(self.potential.parameters()).device
         self.neighbours = SkinNeighbours(self.potential.r_max, skin, device=place)
         self.shortest_distance = np.inf
@@ -143,12 +146,15 @@ def _prepared(
     potential: Potential | str | os.PathLike[str],
     device: torch.device | str | None,
     dtype: torch.dtype | str | None,
+    radial: str | None,
 ) -> Potential:
     if not isinstance(potential, Potential):
-        return load_potential(potential, dtype=dtype, device=device or "cpu", check=True)
+        loaded = load_potential(potential, dtype=dtype, device=device or "cpu", radial=radial, check=True)
+        return loaded.requires_grad_(False)
     place = next(potential.parameters()).device
     new_dtype = potential.dtype if dtype is None else as_dtype(dtype)
     new_place = place if device is None else as_device(device)
-    if (new_dtype, new_place) == (potential.dtype, place):
+    new_radial = potential.radial if radial is None else radial_choice(radial)
+    if (new_dtype, new_place, new_radial) == (potential.dtype, place, potential.radial):
         return potential
-    return converted(potential, new_dtype, new_place)
+    return converted(potential, new_dtype, new_place).choose_radial(new_radial)

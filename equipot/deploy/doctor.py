@@ -13,8 +13,10 @@ from equipot.errors import EquipotError
 from equipot.geometry.derivatives import Prediction, evaluate
 from equipot.geometry.graph import batch_graphs
 from equipot.geometry.neighbors import graph_from_atoms
+from equipot.interactions import EXACT, num_knots
 from equipot.models.model_file import converted
 from equipot.models.potential import Potential
+from equipot.models.radial_error import radial_spline_error
 from equipot.units import MEV
 
 ROUNDING = 1e-10
@@ -98,6 +100,7 @@ def check_potential(potential: Potential, atoms: Atoms, *, seed: int = 0) -> dic
         **_derivatives(probe),
         **_limits(probe),
         **_precision(probe, potential),
+        **_splines(probe, potential),
     }
 
 
@@ -299,4 +302,26 @@ def _precision(probe: _Probe, potential: Potential) -> dict[str, Check]:
     return {
         "float32_energy": Check(MEV * energy, "meV/atom", None, "difference of E between float32 and float64"),
         "float32_forces": Check(MEV * forces, "meV/Å", None, "largest difference of F between float32 and float64"),
+    }
+
+
+def _splines(probe: _Probe, potential: Potential) -> dict[str, Check]:
+    """What splines in place of exact radial functions change; nothing for a model with exact ones."""
+    knots = num_knots(potential.radial)
+    if knots is None:
+        return {}
+    exact = _predict(converted(probe.potential, "float64").choose_radial(EXACT), probe.atoms)
+    energy = abs(float(exact.energy - probe.prediction.energy)) / len(probe.atoms)
+    forces = float((exact.forces - probe.prediction.forces).abs().max())
+    layers = radial_spline_error(potential, knots)
+    errors = {
+        f"spline_{name}": Check(
+            max(layer.rms[k] for layer in layers), "relative", None, f"rms error of {symbol}(r), the worst layer"
+        )
+        for k, (name, symbol) in enumerate((("value", "R"), ("slope", "R′"), ("curvature", "R″")))
+    }
+    return {
+        "spline_energy": Check(MEV * energy, "meV/atom", None, "difference of E with exact radial functions"),
+        "spline_forces": Check(MEV * forces, "meV/Å", None, "largest difference of F with exact radial functions"),
+        **errors,
     }

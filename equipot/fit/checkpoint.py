@@ -12,6 +12,7 @@ from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
 from equipot.fit.options import FitOptions
+from equipot.interactions import EXACT
 from equipot.models.model_file import read_model_header
 
 CHECKPOINT = "last.ckpt"
@@ -151,7 +152,7 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
 
 def _with_later_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an old configuration with the defaults of options that only the new one has."""
-    filled = dict(old)
+    filled = {"radial": EXACT, **old} if "radial" in new else dict(old)
     for section, defaults in (("design", Design()), ("fit", FitOptions())):
         before, after = old.get(section), new.get(section)
         if isinstance(before, Mapping) and isinstance(after, Mapping):

@@ -150,7 +150,8 @@ def with_energies(potential: Potential, energies: Mapping[int, float], source: S
     change = [energies.get(z, own[z]) - own[z] for z in statistics.species]
     moved = tuple(e + c for e, c in zip(statistics.atomic_energies, change, strict=True))
     statistics = statistics.model_copy(update={"atomic_energies": moved, "atomic_energies_source": source})
-    result = Potential(potential.design.with_reference(source), statistics, dtype=potential.dtype)
+    design = potential.design.with_reference(source)
+    result = Potential(design, statistics, dtype=potential.dtype, radial=potential.radial)
     E0 = potential.E0.new_tensor([energies.get(z, own[z]) for z in statistics.species])
     result.load_state_dict({**potential.state_dict(), "E0": E0})
     return result.to(device_of(potential)).train(potential.training)

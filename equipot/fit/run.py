@@ -196,6 +196,7 @@ class Run:
             "design": self.model.design.model_dump(mode="json"),
             "statistics": self.model.statistics.model_dump(mode="json"),
             "dtype": str(self.model.dtype).removeprefix("torch."),
+            "radial": self.model.radial,
             **self._data,
         }
 

@@ -118,6 +118,11 @@ class Interaction(nn.Module):
         e = self.pair_embedding(points.features, points.sender_species, points.receiver_species)
         return self.radial(e, points.sender_species), self.normalise.density(e)
 
+    def radial_factors(self, points: RadialPoints) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, None]]:
+        """Returns the same as products of functions and matrices, None where the functions are all."""
+        e = self.pair_embedding(points.features, points.sender_species, points.receiver_species)
+        return self.radial.factors(e, points.sender_species), (self.normalise.density(e), None)
+
     def radial_weights(self) -> list[Tensor]:
         """Returns the weights in these functions."""
         return [w for part in (self.pair_embedding, self.radial, self.normalise) for w in part.parameters()]

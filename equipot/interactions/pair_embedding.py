@@ -94,15 +94,22 @@ class LayerNormMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "point _in"]) -> Float[Tensor, "point _out"]:
         """Returns the output of the network."""
-        *hidden, last = self.linears
-        for linear, norm in zip(hidden, self.norms, strict=True):
-            x = self.activation(norm(_applied(linear, x)))
-        return _applied(last, x)
+        x, W, b = self.hidden(x)
+        return nn.functional.linear(x, W.T, b)
+
+    def hidden(
+        self, x: Float[Tensor, "point _in"]
+    ) -> tuple[Float[Tensor, "point _hidden"], Float[Tensor, "_hidden _out"], Float[Tensor, " _out"]]:
+        """Returns the last hidden layer, and the matrix and bias behind it."""
+        for linear, norm in zip(list(self.linears)[:-1], self.norms, strict=True):
+            x = self.activation(norm(nn.functional.linear(x, *_matrix(linear, x.dtype))))
+        W, b = _matrix(self.linears[-1], x.dtype)
+        return x, W.T, b
 
 
-def _applied(linear: Any, x: Float[Tensor, "point _in"]) -> Float[Tensor, "point _out"]:
-    """Returns x W + b in the precision of x."""
-    return nn.functional.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
+def _matrix(linear: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns W and b in another precision."""
+    return linear.weight.to(dtype), linear.bias.to(dtype)
 
 
 def radial_inputs(design: Design, channels: int) -> int:

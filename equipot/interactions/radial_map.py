@@ -16,6 +16,18 @@ from equipot.interactions.pair_embedding import LayerNormMLP
 from equipot.kernels.polynomial import Convolution
 
 
+class Factors(NamedTuple):
+    """R = Φ W, a function of the distance times a constant matrix: what splines make use of.
+
+    Attributes:
+        functions: Φ, few columns.
+        weights: W, with a column for each of R.
+    """
+
+    functions: Float[Tensor, "point few"]
+    weights: Float[Tensor, "few weights"]
+
+
 class _Scaling(NamedTuple):
     """How a radial MLP scales: x ← σ(f x W), W drawn with standard deviation s; f and s from the inputs per layer."""
 
@@ -58,11 +70,21 @@ class RadialMLP(nn.Module):
 
     def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
         """Returns R."""
+        x, W = self._hidden(features)
+        return (x @ W) * features.envelope
+
+    def factors(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Factors:
+        """Returns R as a product."""
+        x, W = self._hidden(features)
+        return Factors(x * features.envelope, W)
+
+    def _hidden(self, features: RadialFeatures) -> tuple[Tensor, Tensor]:
+        """The last hidden layer, and the matrix behind it."""
         x = features.basis
         *hidden, last = (W.to(x.dtype) * scale for W, scale in zip(self.weights, self.scales, strict=True))
         for W in hidden:
             x = self.activation(x @ W)
-        return (x @ last) * features.envelope
+        return x, last
 
 
 class RadialLayerNormMLP(nn.Module):
@@ -85,6 +107,12 @@ class RadialLayerNormMLP(nn.Module):
         """Returns R."""
         return self.mlp(features.basis) * features.envelope
 
+    def factors(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Factors:
+        """Returns R as a product, the bias as the last row of W."""
+        x, W, b = self.mlp.hidden(features.basis)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        return Factors(x * features.envelope, torch.cat([W, b.unsqueeze(0)]))
+
 
 class RadialLinear(nn.Module):
     """R = e W / √n, the same for every element."""
@@ -95,8 +123,14 @@ class RadialLinear(nn.Module):
 
     def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
         """Returns R."""
-        W = self.weight.to(features.basis.dtype) / math.sqrt(self.weight.shape[0])
-        return (features.basis @ W) * features.envelope
+        return (features.basis @ self._scaled(features)) * features.envelope
+
+    def factors(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Factors:
+        """Returns R as a product."""
+        return Factors(features.basis * features.envelope, self._scaled(features))
+
+    def _scaled(self, features: RadialFeatures) -> Tensor:
+        return self.weight.to(features.basis.dtype) / math.sqrt(self.weight.shape[0])
 
 
 class RadialSpeciesLinear(nn.Module):
@@ -119,10 +153,20 @@ class RadialSpeciesLinear(nn.Module):
 
     def forward(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Float[Tensor, "edge weights"]:
         """Returns R."""
+        per_species, W = self._per_species(features, sender_species)
+        return (per_species @ W) * features.envelope
+
+    def factors(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Factors:
+        """Returns R as a product."""
+        per_species, W = self._per_species(features, sender_species)
+        return Factors(per_species * features.envelope, W)
+
+    def _per_species(self, features: RadialFeatures, sender_species: Tensor) -> tuple[Tensor, Tensor]:
+        """The basis functions in the columns of the sender's element, and the weights of all elements."""
         num_species = self.weight.shape[0]
         one_hot = torch.nn.functional.one_hot(sender_species, num_species).to(features.basis.dtype)
         per_species = (one_hot.unsqueeze(-1) * features.basis.unsqueeze(1)).flatten(1)
-        return (per_species @ self.weight.to(per_species.dtype).flatten(0, 1)) * features.envelope
+        return per_species, self.weight.to(per_species.dtype).flatten(0, 1)
 
 
 class RadialFixed(nn.Module):
@@ -139,14 +183,23 @@ class RadialFixed(nn.Module):
         """Returns R."""
         return features.basis.index_select(1, self.index) * features.envelope
 
+    def factors(self, features: RadialFeatures, sender_species: Int[Tensor, " edge"]) -> Factors:
+        """Returns R as a product, with a matrix of zeros and ones."""
+        basis = features.basis
+        columns = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device).index_select(1, self.index)
+        return Factors(basis * features.envelope, columns)
+
+
+RadialMap = RadialMLP | RadialLayerNormMLP | RadialLinear | RadialSpeciesLinear | RadialFixed
+
 
 def radial_map(
     design: Design, convolution: Convolution, num_species: int, dtype: torch.dtype, *, num_inputs: int | None = None
-) -> nn.Module:
+) -> RadialMap:
     """Returns the map of this design, from so many inputs (default: the basis) to the weights of this convolution."""
     num_weights = convolution.num_weights
     mlp = RadialLayerNormMLP if design.radial_scaling == "layer_norm" else RadialMLP
-    make = {
+    make: dict[str, Callable[[], RadialMap]] = {
         "mlp": lambda: mlp(design, num_inputs or design.num_radial, num_weights, dtype),
         "linear": lambda: RadialLinear(design, num_weights, dtype),
         "linear_species": lambda: RadialSpeciesLinear(design, num_weights, num_species, dtype),

@@ -32,6 +32,9 @@ class RadialLayer(Protocol):
     def radial_functions(self, points: RadialPoints) -> tuple[Float[Tensor, "point _"], ...]:
         """Returns all that the layer computes of each point: tensors with one row for each."""
 
+    def radial_factors(self, points: RadialPoints) -> tuple[tuple[Tensor, Tensor | None], ...]:
+        """Returns the same as products Φ W of functions and matrices; None for the unit matrix."""
+
     def radial_weights(self) -> list[Tensor]:
         """Returns the weights in these functions."""
 

@@ -16,7 +16,7 @@ from equipot.kernels.operations import Splined, SplineOperation
 from equipot.kernels.spline import DEGREE, UniformSpline
 
 EXACT = "exact"
-DEFAULT_KNOTS = 128
+DEFAULT_KNOTS = 256
 MIN_KNOTS, MAX_KNOTS = 16, 4096
 
 
@@ -47,6 +47,15 @@ def num_knots(text: str) -> int | None:
     if not MIN_KNOTS <= number <= MAX_KNOTS:
         raise EquipotError(f"radial = {text!r}: the number of knots must be between {MIN_KNOTS} and {MAX_KNOTS}.")
     return number
+
+
+def default_radial(design: Design, dtype: torch.dtype) -> str:
+    """Returns the choice for a new training: splines where they cost less, and their error is below rounding.
+
+    That is in float32, for radial networks that see the distance alone; linear maps cost no more than a spline.
+    """
+    cheaper = design.radial_map == "mlp" and tables_of(design) == "nothing"
+    return radial_choice("spline") if cheaper and dtype == torch.float32 else EXACT
 
 
 def tables_of(design: Design) -> str:
@@ -150,18 +159,24 @@ class RadialSpline(nn.Module):
         return _Remembered.apply(lambda: self._made(layer, basis, present), tables, *weights)
 
     def _made(self, layer: RadialLayer, basis: RadialBasis, present: Sequence[int]) -> tuple[Tensor, ...]:
-        values = layer.radial_functions(self._points(basis, present))
-        tables = (self.solution @ value.unflatten(0, (len(present), self.knots)) for value in values)
-        return tuple(table.flatten(0, 1).to(self.dtype) for table in tables)
+        tables = []
+        for functions, W in layer.radial_factors(self._points(basis, present)):
+            few = (self.solution @ functions.unflatten(0, (len(present), self.knots))).flatten(0, 1)
+            tables.append((few if W is None else few @ W).to(self.dtype))
+        return tuple(tables)
 
     def _points(self, basis: RadialBasis, present: Sequence[int]) -> RadialPoints:
         """The knots of these tables, in float64."""
-        S, Z = len(self.species), self.species
+        Z = self.species
         number = torch.tensor(present, dtype=torch.int64, device=Z.device).repeat_interleave(self.knots)
-        sender = number.div(S, rounding_mode="floor") if self.depends_on == "pair" else number
-        receiver = number.remainder(S)
+        sender, receiver = self.elements(number)
         features = basis.in_float64(self.distances.repeat(len(present)), Z[sender], Z[receiver])
         return RadialPoints(features, sender, receiver)
+
+    def elements(self, number: Int[Tensor, " point"]) -> tuple[Int[Tensor, " point"], Int[Tensor, " point"]]:
+        """Returns the elements of sender and receiver that tables of these numbers are for."""
+        S = len(self.species)
+        return number.div(S, rounding_mode="floor") if self.depends_on == "pair" else number, number.remainder(S)
 
 
 class _Kept(NamedTuple):

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
+from equipot.interactions import EXACT
 from equipot.models.potential import Potential
 from equipot.models.self_test import check_self_test, self_test_tensors
 from equipot.statistics import Statistics
@@ -51,8 +52,9 @@ class ModelHeader(BaseModel):
     """What a model file says about itself; readable without building the model.
 
     `design` and `statistics` define the function, `dtype` the precision its parameters are stored in,
-    `parameters` their number, `provenance` how it was made (data hash, resolved configuration with its seeds,
-    final errors; whatever JSON can hold).
+    `parameters` their number, `radial` how its radial functions are evaluated (a choice of the run that trained it;
+    files of earlier versions have exact ones), `provenance` how it was made (data hash, resolved configuration with
+    its seeds, final errors; whatever JSON can hold).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +66,7 @@ class ModelHeader(BaseModel):
     versions: dict[str, str]
     dtype: str
     parameters: int
+    radial: str = EXACT
     provenance: dict[str, Any]
 
 
@@ -105,6 +108,7 @@ def save_potential(
         versions=_versions(),
         dtype=dtype_name(potential.dtype),
         parameters=sum(parameter.numel() for parameter in potential.parameters()),
+        radial=potential.radial,
         provenance=dict(provenance or {}),
     )
     document = _as_json(header)
@@ -119,6 +123,7 @@ def load_potential(
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
+    radial: str | None = None,
     check: bool = False,
 ) -> Potential:
     """Build the potential that a file holds, ready for evaluation.
@@ -127,6 +132,7 @@ def load_potential(
         path: a file written by `save_potential`.
         dtype: ``float32`` or ``float64``; None keeps the precision of the file.
         device: where to put it.
+        radial: how radial functions are evaluated, ``exact`` or ``spline:KNOTS``; None does as in training.
         check: recompute the energies and forces that were stored with the model on this machine, and refuse
             a model that no longer gives them.
 
@@ -136,12 +142,12 @@ def load_potential(
     """
     header, tensors = _read(path)
     state = _under(tensors, _STATE)
-    potential = Potential(header.design, header.statistics, dtype=as_dtype(dtype or header.dtype))
+    potential = Potential(header.design, header.statistics, dtype=as_dtype(dtype or header.dtype), radial=header.radial)
     _fill(potential, state, header, Path(path))
     potential = potential.to(as_device(device)).eval()
     if check:
         check_self_test(potential, _under(tensors, _SELF_TEST), DTYPES[header.dtype], name=str(path))
-    return potential
+    return potential if radial is None else potential.choose_radial(radial)
 
 
 def read_model_header(path: str | os.PathLike[str]) -> ModelHeader:
@@ -162,16 +168,17 @@ def converted(potential: Potential, dtype: torch.dtype | str, device: torch.devi
     converted.
     """
     state = {name: tensor.detach().cpu() for name, tensor in potential.state_dict().items()}
-    result = Potential(potential.design, potential.statistics, dtype=as_dtype(dtype))
+    result = Potential(potential.design, potential.statistics, dtype=as_dtype(dtype), radial=potential.radial)
     result.load_state_dict(state)
     place = next(potential.parameters()).device if device is None else as_device(device)
     return result.to(place).train(potential.training)
 
 
 def fingerprint(potential: Potential) -> str:
-    """A checksum of the design, the statistics and every parameter in its present precision."""
+    """A checksum of the design, the statistics, the choice of splines and every parameter in its present precision."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
-    return _digest(potential.design.model_dump_json() + potential.statistics.model_dump_json(), state)
+    radial = "" if potential.radial == EXACT else potential.radial
+    return _digest(potential.design.model_dump_json() + potential.statistics.model_dump_json() + radial, state)
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -125,9 +125,11 @@ class Potential(nn.Module):
             EquipotError: It is none of these.
         """
         knots, species = num_knots(radial), self.statistics.species
-        splined = None if knots is None else RadialSpline(self.design, species, knots, self.dtype)
+        self.to_edges: ExactRadial | RadialSpline = ExactRadial(species)
+        if knots is not None:
+            self.to_edges = RadialSpline(self.design, species, knots, self.dtype)
+        self.to_edges.to(self.species_of.device).train(self.training)
         self.radial = radial_choice(radial)
-        self.to_edges = (splined or ExactRadial(species)).to(self.species_of.device).train(self.training)
         follow_backend(self.to_edges, self.layers)
         return self
 

@@ -10,7 +10,9 @@ from ase.build import molecule as ase_molecule
 
 from equipot.deploy.doctor import check_potential
 from equipot.errors import EquipotError
+from equipot.models.model_file import converted
 from equipot.models.potential import Potential
+from equipot.models.radial_error import radial_spline_error
 from equipot.points import named_point
 
 EVERYWHERE = {
@@ -43,6 +45,28 @@ def test_molecules_and_slabs(potential, triclinic, pbc):
     checks = check_potential(potential, triclinic)
     assert failed(checks) == set()
     assert set(checks) == EVERYWHERE
+
+
+def test_a_splined_model_is_healthy_and_its_error_is_measured(potential, triclinic):
+    model = converted(potential, "float32").choose_radial("spline:128")
+    checks = check_potential(model, triclinic)
+    assert failed(checks) == set()
+    new = {f"spline_{name}" for name in ("energy", "forces", "value", "slope", "curvature")}
+    assert set(checks) == EVERYWHERE | {"finite_difference_stress"} | new
+    errors = [checks[f"spline_{name}"].value for name in ("value", "slope", "curvature")]
+    assert 0 < errors[0] < 1e-5
+    assert errors[0] < errors[1] < errors[2] < 1e-2
+    assert 0 < checks["spline_forces"].value < 1.0
+
+
+def test_the_radial_error_falls_with_the_number_of_knots_to_rounding(potential):
+    few, many = (radial_spline_error(potential, knots) for knots in (32, 128))
+    assert [error.layer for error in few] == list(range(potential.design.layers))
+    for a, b in zip(few, many, strict=True):
+        assert all(fine < coarse / 30 for fine, coarse in zip(b.rms, a.rms, strict=True))
+        assert all(rms <= largest for rms, largest in zip(b.rms, b.largest, strict=True))
+    single = radial_spline_error(converted(potential, "float32"), 512)
+    assert 1e-9 < single[0].rms[0] < 2e-7, "tables are rounded to float32"
 
 
 def test_isolated_atoms_of_the_pair_potential(pair, molecule):

@@ -276,6 +276,18 @@ def test_info_and_its_check(run):
     assert all(word in text for word in ("mace", "E0 (eV)", "torch", "errors of hot"))
 
 
+def test_radial_functions_are_as_trained_unless_another_choice_is_made(run, files):
+    found = document("info", run.model, "--check")
+    assert found["radial"] == "spline:256"
+    assert found["checks"]["spline_forces"]["value"] < 0.01
+    sets = [document("evaluate", run.model, files / "hot.extxyz", *flag)["sets"]["hot.extxyz"]["total"]
+            for flag in ((), ("--radial", "exact"), ("--radial", "spline:64"))]  # fmt: skip
+    rmse = [each["forces_rmse_meV_per_A"] for each in sets]
+    assert max(rmse) - min(rmse) < 1e-3 * rmse[0]
+    said = call("evaluate", run.model, files / "hot.extxyz", "--radial", "splines", code=1).stderr
+    assert "choose exact, spline" in said
+
+
 def test_a_check_that_fails_is_a_failure(run, monkeypatch):
     from equipot.deploy import doctor
 

@@ -256,6 +256,33 @@ def test_a_changed_configuration_is_named(data, tmp_path):
         fit(small.potential(), data[1], data[1], small.options(max_epochs=1), tmp_path, resume=True)
 
 
+def test_splined_radial_functions_resume_and_are_deployed_as_trained(data, tmp_path):
+    def made(seed=0):
+        return small.potential(torch.float32, seed=seed).choose_radial("spline:32")
+
+    fit(made(), *data, small.options(), tmp_path / "once")
+    fit(made(), *data, small.options(), tmp_path / "twice", reporter=small.Interrupter(4))
+    fit(made(seed=9), *data, small.options(), tmp_path / "twice", resume=True)
+    small.assert_same_run(tmp_path / "once", tmp_path / "twice")
+    assert read_model_header(tmp_path / "once" / "best.equipot").radial == "spline:32"
+    loaded = load_potential(tmp_path / "once" / "best.equipot", check=True)
+    assert loaded.radial == "spline:32"
+    with pytest.raises(EquipotError, match=r"radial was 'spline:32' and is now 'exact'"):
+        fit(small.potential(torch.float32), *data, small.options(), tmp_path / "once", resume=True)
+
+
+def test_a_checkpoint_without_a_choice_of_radial_functions_has_exact_ones(data, tmp_path):
+    fit(small.potential(), *data, small.options(max_epochs=1), tmp_path)
+    content = load_checkpoint(tmp_path / "last.ckpt")
+    del content["configuration"]["radial"]
+    torch.save(content, tmp_path / "last.ckpt")
+    assert fit(small.potential(), *data, small.options(max_epochs=2), tmp_path, resume=True).epochs == 2
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(EquipotError, match=r"radial was 'exact' and is now 'spline:32'"):
+        splined = small.potential().choose_radial("spline:32")
+        fit(splined, *data, small.options(max_epochs=2), tmp_path, resume=True)
+
+
 def test_a_folder_with_a_run_is_not_overwritten(data, tmp_path):
     fit(small.potential(), *data, small.options(max_epochs=1), tmp_path)
     with pytest.raises(EquipotError, match="holds a run already"):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import equipot.kernels.backend  # noqa: F401  (registers the operators)
 from equipot.kernels.operations import ConvolutionOperation, EdgeIndex, Splined, SplineOperation, edge_index
 from equipot.kernels.polynomial import Convolution, convolution
 from equipot.o3 import Irrep, Irreps

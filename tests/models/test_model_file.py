@@ -235,6 +235,27 @@ def test_senseless_format_version(saved, version):
         read_model_header(saved)
 
 
+def test_splined_radial_functions_come_back(tmp_path):
+    potential = potential_of().choose_radial("spline:64")
+    path = save_potential(tmp_path / "m.equipot", potential)
+    known = prediction(potential.eval())
+    loaded = load_potential(path, check=True)
+    assert loaded.radial == read_model_header(path).radial == "spline:64"
+    assert torch.equal(prediction(loaded).forces, known.forces)
+    exact = load_potential(path, radial="exact", check=True)
+    assert exact.radial == "exact"
+    difference = (prediction(exact).forces - known.forces).abs().max()
+    assert 0 < difference < 1e-4 * known.forces.abs().max()
+    assert converted(potential, "float32").radial == "spline:64"
+    assert fingerprint(exact) != fingerprint(loaded)
+
+
+def test_a_header_without_a_choice_of_radial_functions_has_exact_ones(saved):
+    header = read_model_header(saved)
+    older = {key: value for key, value in header.model_dump(mode="json").items() if key != "radial"}
+    assert model_file.ModelHeader.model_validate(older).radial == "exact"
+
+
 def test_unknown_header_entry(saved):
     rewrite(saved, lambda d, t: (d | {"design": d["design"] | {"charge_equilibration": True}}, t))
     with pytest.raises(EquipotError, match=r"does not understand the header entry 'design'.*charge_equilibration"):

@@ -67,7 +67,7 @@ def test_parameters_without_gradient_are_counted_apart():
         for irrep, parameter in module.weights.items()
         if irrep != "0e"
     ]
-    columns = sum(path.mul for path in last.convolution.description.paths if str(path.ir_out) != "0e")
+    columns = sum(path.mul for path in last.plan.convolution.paths if str(path.ir_out) != "0e")
     dead = sum(p.numel() for p in other) + columns * last.radial.weights[-1].shape[0]
     assert counts.parameters == sum(counts.per_block.values())
     assert counts.parameters - counts.active_parameters == dead

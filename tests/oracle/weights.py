@@ -75,7 +75,7 @@ def gate_order(gate: nn.Module) -> Tensor:
 def path_columns(layer: Interaction, tp: o3.TensorProduct) -> Tensor:
     """Our column of each of their radial weights."""
     starts, start = {}, 0
-    for path in layer.convolution.description.paths:
+    for path in layer.plan.convolution.paths:
         starts[str(path.ir_in), path.ell, str(path.ir_out)] = start
         start += path.mul
     columns = []

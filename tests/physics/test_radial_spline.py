@@ -51,6 +51,16 @@ def test_the_error_of_forces_falls_with_a_high_power_of_the_spacing(case):
 
 
 @every_point
+def test_functions_are_the_products_that_tables_are_made_of(case):
+    model = splined(case)[0]
+    points = model.to_edges._points(model.radial_basis, range(1))
+    for layer in model.layers:
+        factors = layer.radial_factors(points)
+        for value, (functions, W) in zip(layer.radial_functions(points), factors, strict=True):
+            assert torch.allclose(value, functions if W is None else functions @ W, rtol=1e-12, atol=1e-13)
+
+
+@every_point
 def test_energy_force_and_curvature_vanish_at_the_cutoff(case):
     """E, E′ and E″ of an atom that leaves go to zero as those of the exact potential do, and are zero beyond."""
     spline, exact = splined(case)
@@ -179,8 +189,8 @@ def test_only_the_pairs_that_are_present_have_a_table():
     made = []
     model, exact = splined("agnesi", 64)
     layer = model.layers[0]
-    counted = layer.radial_functions
-    layer.radial_functions = lambda points: made.append(points.sender_species.shape[0]) or counted(points)
+    counted = layer.radial_factors
+    layer.radial_factors = lambda points: made.append(points.sender_species.shape[0]) or counted(points)
     S = cluster(4)._replace(numbers=np.array([1, 8, 8, 8]))
     found = evaluate(model, S.graph())
     assert made == [3 * 64], "H with O, O with H, O with O"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from equipot.kernels.cpu import convolution, harmonics, linear, product, splined_convolution
+from equipot.kernels.cpu import convolution, harmonics, linear, product, spline, splined_convolution
 from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, target_or_error
 from equipot.kernels.operations import Operation
 
@@ -17,7 +17,7 @@ SOURCES: dict[str, Callable[[str, torch.dtype, Target, bool], list[str]]] = {
     "edge_harmonics": harmonics.sources,
     "linear": linear.sources,
     "product": product.sources,
-    "spline": lambda key, dtype, target, training: [],
+    "spline": spline.sources,
 }
 """For each kind of operation: key, dtype, target, training → the sources that a run usually needs."""
 
