@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from equipot.kernels.triton.memory import Memory
 
 
 class BySender(NamedTuple):
@@ -19,7 +20,7 @@ class BySender(NamedTuple):
     starts: Tensor
 
 
-_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_known: Memory[BySender] = Memory()
 
 
 def by_sender(senders: Tensor, num_nodes: int) -> BySender:
@@ -29,11 +30,7 @@ def by_sender(senders: Tensor, num_nodes: int) -> BySender:
     """
     if senders.is_cuda and torch.cuda.is_current_stream_capturing():
         return _sort(senders, num_nodes)
-    version, nodes, found = _known.get(senders, (None, None, None))
-    if found is None or version != senders._version or nodes != num_nodes:
-        found = _sort(senders, num_nodes)
-        _known[senders] = (senders._version, num_nodes, found)
-    return found
+    return _known.get(senders, num_nodes, lambda: _sort(senders, num_nodes))
 
 
 def _sort(senders: Tensor, num_nodes: int) -> BySender:
