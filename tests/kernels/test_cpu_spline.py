@@ -53,6 +53,18 @@ def test_the_same_bits_with_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("parts", [PLAIN, COMPILED], ids=["plain", "compiled"])
+def test_slopes_of_float32_tables_are_as_precise_as_their_coefficients(parts):
+    """Six large terms that nearly cancel would leave rounding of 1e-4 of the slope; differences of rows leave none."""
+    columns = torch.arange(1, 20, dtype=f64)
+    T = (1000.0 + torch.arange(25, dtype=f64).unsqueeze(1) / 8 * columns).float()
+    u = torch.linspace(0.05, 18.9, 50, dtype=f64)
+    g, uu = torch.ones(50, 19), torch.ones(50, dtype=f64)
+    slope = columns.expand(50, -1) / 8
+    assert relative_error(parts.double_backward(None, uu, g, T, u, [True, False, False])[0], slope) < 1e-6
+    assert relative_error(parts.backward(g, T, u, [False, True])[1], slope.sum(dim=1)) < 1e-6
+
+
 def test_distances_that_are_no_numbers_touch_no_other_memory():
     T, _, u, g, _ = operands(6, 8)
     u[0], u[1], u[2] = torch.nan, 1e300, -torch.inf

@@ -53,12 +53,34 @@ static inline __attribute__((always_inline)) void interpolate(const T* row, int6
         for (int n = 0; n < N; ++n) y[n] += w[q] * load<Vec<T, W>>(row + q * width + n * W);
 }
 
+// The same for weights that add up to zero, those of derivatives: by parts, with the differences of neighbouring rows,
+// which are small and nearly exact.
+template <int N, int W>
+static inline __attribute__((always_inline)) void by_parts(const T* row, int64_t width, const T* w, Vec<T, W>* y) {
+    Vec<T, W> last[N];
+    #pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) y[n] = Vec<T, W>{}, last[n] = load<Vec<T, W>>(row + n * W);
+    T sum = T(0);
+    #pragma GCC unroll 8
+    for (int q = 1; q < Q; ++q) {
+        sum -= w[q - 1];
+        #pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) {
+            const Vec<T, W> next = load<Vec<T, W>>(row + q * width + n * W);
+            y[n] += sum * (next - last[n]);
+            last[n] = next;
+        }
+    }
+}
+
+template <bool Slope>
 struct Gather {
     const T* table; const int64_t* first; const T* w; int64_t width; T* out;
     template <int N, int W> void columns(int64_t begin, int64_t end, int64_t c) const {
         for (int64_t e = begin; e < end; ++e) {
             Vec<T, W> y[N];
-            interpolate<N, W>(table + first[e] * width + c, width, w + e * Q, y);
+            if constexpr (Slope) by_parts<N, W>(table + first[e] * width + c, width, w + e * Q, y);
+            else interpolate<N, W>(table + first[e] * width + c, width, w + e * Q, y);
             #pragma GCC unroll 8
             for (int n = 0; n < N; ++n) store(out + e * width + c + n * W, y[n]);
         }
@@ -70,7 +92,7 @@ struct Dot {
     template <int N, int W> void columns(int64_t begin, int64_t end, int64_t c) const {
         for (int64_t e = begin; e < end; ++e) {
             Vec<T, W> y[N];
-            interpolate<N, W>(table + first[e] * width + c, width, w + e * Q, y);
+            by_parts<N, W>(table + first[e] * width + c, width, w + e * Q, y);
             Vec<T, W> sum = load<Vec<T, W>>(sums + (e - begin) * L);
             #pragma GCC unroll 8
             for (int n = 0; n < N; ++n) sum += y[n] * load<Vec<T, W>>(g + e * width + c + n * W);
@@ -108,12 +130,18 @@ static void all_columns(const Work& work, int64_t begin, int64_t end, int64_t c,
     narrow<L>(work, begin, end, c, stop);
 }
 
-extern "C" void gather(const T* table, const int64_t* first, const T* w, int64_t edges, int64_t width, T* out,
+template <bool Slope>
+static void gather_all(const T* table, const int64_t* first, const T* w, int64_t edges, int64_t width, T* out,
                        int threads) {
-    const Gather work{table, first, w, width, out};
+    const Gather<Slope> work{table, first, w, width, out};
     #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t begin = 0; begin < edges; begin += CHUNK)
         all_columns(work, begin, begin + CHUNK < edges ? begin + CHUNK : edges, 0, width);
+}
+
+extern "C" void gather(const T* table, const int64_t* first, const T* w, int64_t edges, int64_t width, T* out,
+                       int slope, int threads) {
+    (slope ? gather_all<true> : gather_all<false>)(table, first, w, edges, width, out, threads);
 }
 
 extern "C" void dot(const T* g, const T* table, const int64_t* first, const T* w, int64_t edges, int64_t width,
@@ -142,7 +170,7 @@ extern "C" void scatter(const T* g, const int64_t* first, const T* w, int64_t ed
 
 _ARGUMENTS = {
     "weights": "ppiinppn",
-    "gather": "pppiipn",
+    "gather": "pppiipnn",
     "dot": "ppppiipn",
     "scatter": "pppiipn",
 }
@@ -189,11 +217,11 @@ def _weights(u: Tensor, rows: int, derivative: int, factor: Tensor | None, dtype
     return first, w
 
 
-def _gather(table: Tensor, first: Tensor, w: Tensor) -> Tensor:
+def _gather(table: Tensor, first: Tensor, w: Tensor, slope: bool) -> Tensor:
     table = table.contiguous()
     out = table.new_empty((first.shape[0], table.shape[1]))
     _library(table.dtype).gather(
-        table.data_ptr(), first.data_ptr(), w.data_ptr(), *out.shape, out.data_ptr(), num_threads(out.numel())
+        table.data_ptr(), first.data_ptr(), w.data_ptr(), *out.shape, out.data_ptr(), slope, num_threads(out.numel())
     )
     return out
 

@@ -92,17 +92,19 @@ struct Spline {
         for (; k < width; ++k) out[k] = blended<T>(w, width, k);
     }
 
-    // sum_k g[k] sum_q w[q] row[q * width + k]
+    // sum_k g[k] sum_q w[q] row[q * width + k], for weights that add up to zero: by parts, because differences of
+    // neighbouring rows are small and nearly exact.
     template <int W>
     T dot(const T (&w)[6], int64_t width, const T* g) const {
         typedef Vec<T, W> V;
+        const T v[5] = {-w[0], -w[0] - w[1], -w[0] - w[1] - w[2], w[4] + w[5], w[5]};
         V sum = {};
         int64_t k = 0;
-        for (; k + W <= width; k += W) sum += load<V>(g + k) * blended<V>(w, width, k);
+        for (; k + W <= width; k += W) sum += load<V>(g + k) * differences<V>(v, width, k);
         T lanes[W], total = T(0);
         store(lanes, sum);
         for (int i = 0; i < W; ++i) total += lanes[i];
-        for (; k < width; ++k) total += g[k] * blended<T>(w, width, k);
+        for (; k < width; ++k) total += g[k] * differences<T>(v, width, k);
         return total;
     }
 
@@ -111,6 +113,17 @@ struct Spline {
     inline __attribute__((always_inline)) V blended(const T (&w)[6], int64_t width, int64_t k) const {
         V y = w[0] * load<V>(row + k);
         for (int q = 1; q < 6; ++q) y += w[q] * load<V>(row + q * width + k);
+        return y;
+    }
+
+    template <typename V>
+    inline __attribute__((always_inline)) V differences(const T (&v)[5], int64_t width, int64_t k) const {
+        V last = load<V>(row + k), y = {};
+        for (int q = 0; q < 5; ++q) {
+            const V next = load<V>(row + (q + 1) * width + k);
+            y += v[q] * (next - last);
+            last = next;
+        }
         return y;
     }
 };

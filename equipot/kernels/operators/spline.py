@@ -33,19 +33,19 @@ class Parts(NamedTuple):
 
     Attributes:
         weights: u, rows, derivative, factor of each edge or None, dtype → first, weights.
-        gather: table, first, weights → values at the edges.
+        gather: table, first, weights, whether these add up to zero (those of derivatives) → values at the edges.
         scatter: values, first, weights, rows → table.
-        dot: values, table, first, weights → one number for each edge, float64.
+        dot: values, table, first, weights that add up to zero → one number for each edge, float64.
     """
 
     weights: Callable[[Tensor, int, int, Tensor | None, torch.dtype], tuple[Tensor, Tensor]]
-    gather: Callable[[Tensor, Tensor, Tensor], Tensor]
+    gather: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     scatter: Callable[[Tensor, Tensor, Tensor, int], Tensor]
     dot: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
     def forward(self, T: Tensor, u: Tensor) -> Tensor:
         """Returns y."""
-        return self.gather(T, *self.weights(u, T.shape[0], 0, None, T.dtype))
+        return self.gather(T, *self.weights(u, T.shape[0], 0, None, T.dtype), False)
 
     def backward(self, g: Tensor, T: Tensor, u: Tensor, need: Sequence[bool]) -> tuple[Tensor, Tensor]:
         """Returns gT, gu."""
@@ -60,11 +60,11 @@ class Parts(NamedTuple):
         """Returns the gradients with respect to g, T, u."""
         rows, of_g, of_T, of_u = T.shape[0], [], [], []
         if TT is not None:
-            of_g += [self.gather(TT, *self.weights(u, rows, 0, None, T.dtype))] if need[0] else []
+            of_g += [self.gather(TT, *self.weights(u, rows, 0, None, T.dtype), False)] if need[0] else []
             of_u += [self.dot(g, TT, *self.weights(u, rows, 1, None, T.dtype))] if need[2] else []
         if uu is not None:
             slope = self.weights(u, rows, 1, uu, T.dtype)
-            of_g += [self.gather(T, *slope)] if need[0] else []
+            of_g += [self.gather(T, *slope, True)] if need[0] else []
             of_T += [self.scatter(g, *slope, rows)] if need[1] else []
             of_u += [self.dot(g, T, *self.weights(u, rows, 2, uu, T.dtype))] if need[2] else []
         return _sum(of_g, g, need[0]), _sum(of_T, T, need[1]), _sum(of_u, u, need[2])
@@ -81,7 +81,11 @@ def _weights(u: Tensor, rows: int, derivative: int, factor: Tensor | None, dtype
     return first, weights if factor is None else weights * factor.unsqueeze(-1)
 
 
-PLAIN = Parts(_weights, reference.gather, reference.scatter, reference.dot)
+def _gather(table: Tensor, first: Tensor, weights: Tensor, slope: bool) -> Tensor:
+    return reference.gather(table, first, weights)
+
+
+PLAIN = Parts(_weights, _gather, reference.scatter, reference.dot)
 """In plain torch, for any device."""
 
 torch.library.impl("equipot::spline", "CompositeExplicitAutograd", PLAIN.forward, lib=LIBRARY)
