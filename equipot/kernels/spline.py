@@ -114,14 +114,19 @@ def gather(
     Neighbouring coefficients hardly differ, and the weights of derivatives add up to zero: in this form a float32 table
     gives slopes as precise as its coefficients.
     """
-    cumulated = weights.flip(1).cumsum(1).flip(1).to(table.dtype)
+    w = cumulated(weights).to(table.dtype)
     row = table.index_select(0, first)
-    y = cumulated[:, :1] * row
+    y = w[:, :1] * row
     for q in range(1, weights.shape[1]):
         following = table.index_select(0, first + q)
-        y = y + cumulated[:, q : q + 1] * (following - row)
+        y = y + w[:, q : q + 1] * (following - row)
         row = following
     return y
+
+
+def cumulated(weights: Float[Tensor, "edge q"]) -> Float[Tensor, "edge q"]:
+    """Returns w_q + … + w_d for each q, to be rounded afterwards, when the first is 1, or 0 to 1e-16."""
+    return weights.flip(1).cumsum(1).flip(1)
 
 
 def scatter(

@@ -1,14 +1,14 @@
 """The parts of the spline's operators in Triton: no temporary of the size edge × column, and sums in a fixed order.
 
 A table's gradient is summed over the edges of each interval of knots, chunk by chunk, then over the six intervals that
-a row takes part in.
+a row takes part in. Values are summed by parts, as in `equipot.kernels.spline.gather`.
 """
 
 import torch
 from torch import Tensor
 
 from equipot.kernels.operators.spline import PLAIN, Parts
-from equipot.kernels.spline import DEGREE
+from equipot.kernels.spline import DEGREE, cumulated
 from equipot.kernels.triton.chunks import chunks, sum_chunks
 from equipot.kernels.triton.registry import implements
 from equipot.kernels.triton.source import Code, Kernel, launch
@@ -20,7 +20,7 @@ MOST_CHUNKS, SMALLEST_CHUNK = 1024, 32
 
 def _source() -> str:
     code = Code()
-    blended = " + ".join(f"w{q} * t{q}" for q in range(ROWS))
+    blended = "w0 * t0 + " + " + ".join(f"w{q} * (t{q} - t{q - 1})" for q in range(1, ROWS))
     with code.function("gather", ("table", "first", "weights", "y", "columns")):
         code("e = tl.program_id(0).to(tl.int64)")
         code(f"k = tl.program_id(1) * {BLOCK} + tl.arange(0, {BLOCK})")
@@ -72,13 +72,13 @@ def _kernel(name: str, arguments: str, columns: int) -> Kernel:
     return Kernel(SOURCE, name, tuple(arguments.split()), -(-columns // BLOCK))
 
 
-def gather(table: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+def gather(table: Tensor, first: Tensor, weights: Tensor, slope: bool) -> Tensor:
     """Returns Σ_q w_q T[first + q]."""
     y = table.new_empty((first.shape[0], table.shape[1]))
     values: dict[str, Tensor | int] = {
         "table": table,
         "first": first,
-        "weights": weights.to(table.dtype),
+        "weights": cumulated(weights).to(table.dtype),
         "y": y,
         "columns": table.shape[1],
     }
@@ -90,7 +90,7 @@ def dot(g: Tensor, table: Tensor, first: Tensor, weights: Tensor) -> Tensor:
     """Returns ⟨g_e, Σ_q w_q T[first + q]⟩, float64."""
     out = g.new_empty(first.shape[0], dtype=torch.float64)
     values: dict[str, Tensor | int] = {
-        "g": g, "table": table, "first": first, "weights": weights.to(g.dtype), "out": out, "columns": table.shape[1],
+        "g": g, "table": table, "first": first, "weights": cumulated(weights).to(g.dtype), "out": out, "columns": table.shape[1],
     }  # fmt: skip
     launch(Kernel(SOURCE, "dot", ("g", "table", "first", "weights", "out", "columns"), 1), first.shape[0], values)
     return out
