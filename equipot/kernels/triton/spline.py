@@ -90,7 +90,8 @@ def dot(g: Tensor, table: Tensor, first: Tensor, weights: Tensor) -> Tensor:
     """Returns ⟨g_e, Σ_q w_q T[first + q]⟩, float64."""
     out = g.new_empty(first.shape[0], dtype=torch.float64)
     values: dict[str, Tensor | int] = {
-        "g": g, "table": table, "first": first, "weights": cumulated(weights).to(g.dtype), "out": out, "columns": table.shape[1],
+        "g": g, "table": table, "first": first, "weights": cumulated(weights).to(g.dtype), "out": out,
+        "columns": table.shape[1],
     }  # fmt: skip
     launch(Kernel(SOURCE, "dot", ("g", "table", "first", "weights", "out", "columns"), 1), first.shape[0], values)
     return out
