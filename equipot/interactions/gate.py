@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipot.interactions.activation import Activation
+from equipot.kernels.gate_map import SCALAR, GateMap, Scaled
+from equipot.kernels.operations import GateOperation
 from equipot.kernels.reference import irreps_join, irreps_split
 from equipot.o3 import Irrep, Irreps
-
-SCALAR = Irrep(0, 1)
 
 
 class Gate(nn.Module):
@@ -24,23 +24,31 @@ class Gate(nn.Module):
         irreps_out: Irreps after the gate, each once, in order.
         activation: σ, "silu" or "ssp".
         constants: Second-moment constants of the activations, "e3nn", "exact" or "jax".
+        dtype: Type of the features.
         gates: σ', for example "sigmoid"; default σ.
 
     Source: Weiler et al., NeurIPS 2018; Batzner et al. 2022, Methods.
     """
 
-    def __init__(self, irreps_out: Irreps, activation: str, constants: str, gates: str | None = None) -> None:
+    def __init__(
+        self, irreps_out: Irreps, activation: str, constants: str, dtype: torch.dtype, gates: str | None = None
+    ) -> None:
         super().__init__()
         self.irreps_out = irreps_out
         self.gated = Irreps([(mul, ir) for mul, ir in irreps_out if ir.l > 0])
-        self.irreps_in = gate_irreps_in(irreps_out)
-        even = Activation(activation, constants)
-        num_scalars = irreps_out.count(SCALAR)
-        self.even = even if gates is None else _TwoActivations(num_scalars, even, Activation(gates, constants))
-        self.odd = Activation("tanh", constants)
+        names = (activation, gates or activation, "tanh")
+        even, gate, self.odd = (Activation(name, constants) for name in names)
+        self.even = even if gates is None else _TwoActivations(irreps_out.count(SCALAR), even, gate)
+        scaled = zip(names, (even, gate, self.odd), strict=True)
+        description = GateMap(irreps_out, *(Scaled(name, part.constant) for name, part in scaled))
+        self.irreps_in = description.irreps_in
+        self.operation = GateOperation(description, dtype)
 
     def forward(self, x: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim_out"]:
         """Returns the gated features."""
+        return self.operation(x) if self.operation.fused else self._definition(x)
+
+    def _definition(self, x: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim_out"]:
         parts = {ir: part for (_, ir), part in zip(self.irreps_in, irreps_split(x, self.irreps_in), strict=True)}
         even = self.even(parts[SCALAR])
         widths = [self.irreps_out.count(SCALAR), *(mul for mul, _ in self.gated)]
@@ -49,12 +57,6 @@ class Gate(nn.Module):
         done[SCALAR] = scalars
         done.update({ir: self.odd(parts[ir]) for _, ir in self.irreps_out if ir == Irrep(0, -1)})
         return irreps_join([done[ir] for _, ir in self.irreps_out])
-
-
-def gate_irreps_in(irreps_out: Irreps) -> Irreps:
-    """Returns the irreps before the gate: those after it, and one 0e for each channel of degree ≥ 1."""
-    gates = sum(mul for mul, ir in irreps_out if ir.l > 0)
-    return Irreps([(mul + gates if ir == SCALAR else mul, ir) for mul, ir in irreps_out])
 
 
 class _TwoActivations(nn.Module):

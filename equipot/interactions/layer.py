@@ -93,7 +93,7 @@ class Interaction(nn.Module):
         self.product, self.down = _product(design, plan, num_species, dtype)
         self.self_connection = _self_connection(design, plan, num_species, dtype)
         self.norm_update = LayerNorm(plan.update, dtype) if design.feature_norm == "layer" else _SAME
-        self.nonlinearity = _nonlinearity(design, plan)
+        self.nonlinearity = _nonlinearity(design, plan, dtype)
         self.norm = RMSNorm(plan.out, dtype) if design.feature_norm == "rms" else _SAME
 
     def forward(
@@ -131,9 +131,9 @@ class Interaction(nn.Module):
 _SAME = nn.Identity()
 
 
-def _nonlinearity(design: Design, plan: LayerPlan) -> nn.Module:
+def _nonlinearity(design: Design, plan: LayerPlan, dtype: torch.dtype) -> nn.Module:
     gated = design.nonlinearity == "gate"
-    return Gate(plan.out, design.gate_activation, design.activation_constants) if gated else _SAME
+    return Gate(plan.out, design.gate_activation, design.activation_constants, dtype) if gated else _SAME
 
 
 def _species_weights(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype) -> nn.Module:
@@ -145,9 +145,8 @@ def _message_update(design: Design, plan: LayerPlan, dtype: torch.dtype) -> tupl
     """γ and V: the gate and the linear map behind it, or nothing."""
     if design.message_nonlinearity == "none":
         return _SAME, _SAME
-    return Gate(plan.A, design.gate_activation, design.activation_constants, gates="sigmoid"), Linear(
-        plan.A, plan.A, dtype
-    )
+    gate = Gate(plan.A, design.gate_activation, design.activation_constants, dtype, gates="sigmoid")
+    return gate, Linear(plan.A, plan.A, dtype)
 
 
 def _product(design: Design, plan: LayerPlan, num_species: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from equipot.design import Design
 from equipot.errors import EquipotError
-from equipot.interactions.gate import SCALAR, gate_irreps_in
+from equipot.kernels.gate_map import SCALAR, gate_irreps_in
 from equipot.kernels.polynomial import Convolution, Product, convolution, reachable
 from equipot.o3 import Irrep, Irreps
 

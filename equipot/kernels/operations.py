@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equipot.kernels.gate_map import GateMap
 from equipot.kernels.linear_map import LinearMap
 from equipot.kernels.polynomial import Convolution, Product
 from equipot.kernels.reference import (
@@ -248,3 +249,21 @@ class LinearOperation(Operation):
 
 def _is_fixed(W: Tensor) -> bool:
     return isinstance(W, nn.Parameter) and not W.requires_grad and not W.is_inference()
+
+
+class GateOperation(Operation):
+    """Evaluates a `GateMap`; its definition in plain torch is that of the layer."""
+
+    kind = "gate"
+
+    def __init__(self, description: GateMap, dtype: torch.dtype) -> None:
+        super().__init__(description.key, dtype)
+
+    @property
+    def fused(self) -> bool:
+        """Whether torch.ops.equipot evaluates it: on the CPU alone."""
+        return self.backend == "cpu"
+
+    def forward(self, x: Float[Tensor, "node dim_in"]) -> Float[Tensor, "node dim_out"]:
+        """Returns the gated features, where it is fused."""
+        return torch.ops.equipot.gate(x, self.key)

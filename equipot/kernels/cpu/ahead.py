@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from equipot.kernels.cpu import convolution, harmonics, linear, product, spline, splined_convolution
+from equipot.kernels.cpu import convolution, gate, harmonics, linear, product, spline, splined_convolution
 from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, target_or_error
 from equipot.kernels.operations import Operation
 
@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 SOURCES: dict[str, Callable[[str, torch.dtype, Target, bool], list[str]]] = {
     "convolution": convolution.sources,
     "edge_harmonics": harmonics.sources,
+    "gate": gate.sources,
     "linear": linear.sources,
     "product": product.sources,
     "spline": spline.sources,
