@@ -155,6 +155,10 @@ class Splined(NamedTuple):
         return self.spline(self.table, self.u)
 
 
+MAX_TERMS = 6000
+"""Terms of a product beyond which straight-line code takes longer to compile than anyone would wait."""
+
+
 class ProductOperation(Operation):
     """Evaluates a `Product`.
 
@@ -171,7 +175,13 @@ class ProductOperation(Operation):
         self.terms = self.reference.terms
         for n, matrix in enumerate(description.folding):
             self.register_buffer(f"folding_{n}", matrix.to(dtype), persistent=False)
+        self.num_terms = len(description.terms)
         self._folded: tuple[object, Tensor] | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether torch.ops.equipot evaluates it: not where there are too many terms."""
+        return super().fused and self.num_terms <= MAX_TERMS
 
     def forward(
         self,

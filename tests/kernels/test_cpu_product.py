@@ -160,6 +160,14 @@ def test_sources_compiled_ahead_are_those_that_run() -> None:
     assert backend.use_backend(module, "auto").name == "cpu" and module.fused
 
 
+@needs_compiler
+def test_products_of_too_many_terms_stay_with_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("operations", "cpu.product"):
+        monkeypatch.setattr(f"equipot.kernels.{module}.MAX_TERMS", 3)
+    module = ProductOperation(*CASES["three factors"], torch.float64)
+    assert backend.use_backend(module, "cpu").name == "cpu" and not module.fused
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_key_names_the_description(name: str) -> None:
     d, channels = CASES[name]

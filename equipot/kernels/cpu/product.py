@@ -10,6 +10,7 @@ from torch import Tensor
 from equipot.kernels.cpu.compiler import Target, load, target_or_error
 from equipot.kernels.cpu.product_source import Pass, source
 from equipot.kernels.cpu.source import address, num_threads
+from equipot.kernels.operations import MAX_TERMS
 from equipot.kernels.operators.product import LIBRARY, shape
 from equipot.kernels.polynomial import Product
 
@@ -92,6 +93,8 @@ def product_double_backward(
 
 def sources(key: str, dtype: torch.dtype, target: Target, training: bool) -> list[str]:
     """Returns the sources that a run usually needs: energies and forces, and what a loss on forces adds."""
+    if len(Product.from_key(key).terms) > MAX_TERMS:
+        return []
     passes = [FORWARD, Pass((True, False, False), (False, True, False))]
     if training:
         passes += [Pass((True, False, False), (False, True, True)), Pass((True, True, False), (True, True, True))]
