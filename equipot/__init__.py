@@ -37,6 +37,7 @@ _HOMES = {
     "RelaxOptions": "equipot.deploy",
     "relax": "equipot.deploy",
     "run_md": "equipot.deploy",
+    "use_backend": "equipot.kernels.backend",
     "Config": "equipot.config",
     "train": "equipot.pipeline",
 }

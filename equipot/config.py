@@ -4,10 +4,10 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from equipot.data.options import ENERGY_MODES, DataOptions
 from equipot.deploy.options import MDOptions
@@ -15,6 +15,7 @@ from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.fit.options import FitOptions
 from equipot.interactions import radial_choice
+from equipot.kernels.backend import check_name
 from equipot.points import named_point
 from equipot.start_options import FINE_TUNING_LR, StartOptions, check_reference, is_resolved, opened, start_options
 from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
@@ -45,6 +46,9 @@ class RunOptions(_Section):
         "to start from has, for new ones splines in float32 where they are faster",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; default: one or all, whichever is faster")
+    backend: Annotated[str, AfterValidator(check_name)] = Field(
+        "auto", description="how operations are evaluated: reference, cpu, triton, cuequivariance; auto: the fastest"
+    )
 
     @field_validator("radial")
     @classmethod

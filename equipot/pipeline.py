@@ -39,11 +39,12 @@ from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
 from equipot.fit.run import CHECKPOINT
 from equipot.fit.train import FitResult, fit
 from equipot.interactions import default_radial
+from equipot.kernels.backend import choice_of
 from equipot.models.model_file import as_device, as_dtype, load_potential, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, write_json, write_text
 from equipot.run_report import duration
-from equipot.run_stages import MODEL, Prepared, TrainResult, finish, start_structure
+from equipot.run_stages import MODEL, Prepared, TrainResult, finish, on_backend, start_structure
 from equipot.starting_model import chosen_radial, compare, resumed, started, write_start
 from equipot.study.cost import estimate, fastest_training_threads, threads
 from equipot.study.evaluate import frame_infos
@@ -125,6 +126,7 @@ def prepare(config: Config, place: torch.device | str = "cpu", resumed_in: Path 
         config.design.name, counts.parameters, counts.active_parameters, design.r_max, design.layers,
         config.run.dtype, place, potential.radial,
     )  # fmt: skip
+    logger.info("%s", choice_of(potential))
     return prepared
 
 
@@ -140,7 +142,7 @@ def _fresh(config: Config, place: torch.device | str, resumed_in: Path | None) -
     dtype = as_dtype(config.run.dtype)
     radial = chosen_radial(config, default_radial(design, dtype), resumed_in)
     potential = Potential(design, data.statistics, dtype=dtype, seed=config.run.seed, radial=radial)
-    return Prepared(data, potential.to(place))
+    return Prepared(data, on_backend(config, potential.to(place)))
 
 
 def _check_trained(config: Config, potential: Potential) -> None:

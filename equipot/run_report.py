@@ -271,6 +271,7 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
         "device": f"{run['device']}, {run['dtype']}, {run['threads']} threads, {run['processes']} process(es)"
         if run
         else None,
+        "backend": ": ".join(run["backend"].values()) if run.get("backend") else None,
         "fine-tuned from": fine_tuned_from(header),
         "converted from": converted_from(header.provenance),
         "training data (SHA-256)": header.provenance.get("train_data"),

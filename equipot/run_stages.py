@@ -28,6 +28,7 @@ from equipot.fit import distributed
 from equipot.fit.metrics import Errors
 from equipot.fit.run import BEST
 from equipot.fit.train import FitResult
+from equipot.kernels.backend import choice_of, use_backend
 from equipot.models.model_file import read_model_header, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, in_words, md_facts, read_json, write_json
@@ -53,6 +54,26 @@ class Prepared:
     data: LoadedData
     potential: Potential
     start: dict[str, Any] = field(default_factory=dict)
+
+
+def on_backend(config: Config, potential: Potential) -> Potential:
+    """Returns a potential that runs on the backend of the configuration; the first process compiles, then the others.
+
+    Raises:
+        EquipotError: The backend does not work here.
+    """
+    processes = distributed.current()
+    for turn in (True, False):
+        problem = ""
+        if (processes.rank == 0) == turn:
+            try:
+                use_backend(potential, config.run.backend)
+            except EquipotError as error:
+                problem = str(error)
+        problems = list(filter(None, processes.gather(problem)))
+        if problems:
+            raise EquipotError(problems[0])
+    return potential
 
 
 @dataclass
@@ -161,7 +182,7 @@ def _dynamics(config: Config, prepared: Prepared, folder: Path, progress: Progre
         raise EquipotError("no dynamics is asked for.")
     shutil.rmtree(folder / "md", ignore_errors=True)
     atoms = start_structure(config, prepared.data)
-    calculator = EquipotCalculator(prepared.potential)
+    calculator = EquipotCalculator(prepared.potential, backend=None)
     options = config.md.options
     per_step = _seconds_per_step(calculator, atoms)
     affordable = int(60.0 * config.md.max_minutes / per_step)
@@ -248,6 +269,7 @@ def _record(config: Config, prepared: Prepared, result: TrainResult, warnings: l
         "device": str(next(prepared.potential.parameters()).device),
         "dtype": config.run.dtype,
         "threads": torch.get_num_threads(),
+        "backend": choice_of(prepared.potential)._asdict(),
         "processes": distributed.current().count,
         "start": {key: value for key, value in prepared.start.items() if key != "provenance"},
         "fit": fitted,

@@ -27,7 +27,7 @@ from equipot.interactions import EXACT
 from equipot.models.model_file import as_dtype, load_potential, read_model_header
 from equipot.models.potential import Potential
 from equipot.run_record import announce, as_json, in_words, read_json, write_json
-from equipot.run_stages import Prepared
+from equipot.run_stages import Prepared, on_backend
 from equipot.start_options import StartOptions, check_design, other_file, sha256
 from equipot.statistics import Statistics
 from equipot.study.style import significant
@@ -53,7 +53,7 @@ def started(config: Config, start: StartOptions, place: torch.device | str) -> P
         EquipotError: The model is not there, is another one than the configuration was made for, or does not fit the
             data.
     """
-    potential = _load(config, start).to(place)
+    potential = on_backend(config, _load(config, start).to(place))
     data = load(config.data, potential.r_max, known=potential.statistics.species)
     wanted = start.reference if config.data.atomic_energies == "auto" else "data"
     given = given_energies(config.data, data) if wanted in ("auto", "data") else None
@@ -81,7 +81,7 @@ def resumed(config: Config, folder: Path, place: torch.device | str) -> Prepared
     facts = read_json(folder / START)
     if not facts:
         logger.warning("%s is missing: the model will not say how good it was before the training.", folder / START)
-    return Prepared(data, potential.to(place), facts)
+    return Prepared(data, on_backend(config, potential.to(place)), facts)
 
 
 def chosen_radial(config: Config, default: str, resumed_in: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `equipot train`, `convert`, `evaluate`, `md`, `relax`, `info`, `data`, `design`, `options`.
+"""The command line: `equipot train`, `convert`, `evaluate`, `md`, `relax`, `info`, `data`, `design` and others.
 
 Tables and JSON go to standard output, messages and progress to standard error. A mistake of the user ends with
 its message and status 1, never with a traceback; torch is imported by the commands that need it.
@@ -14,6 +14,7 @@ import equipot
 from equipot.cli.bring import convert
 from equipot.cli.compiled import compile_
 from equipot.cli.look import data, design, info, options, report
+from equipot.cli.machine import doctor
 from equipot.cli.train import train
 from equipot.cli.use import evaluate, md, relax
 
@@ -40,6 +41,7 @@ app.command(rich_help_panel=_LOOK)(data)
 app.add_typer(design, name="design", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(options)
 app.command(rich_help_panel=_LOOK)(report)
+app.command(rich_help_panel=_LOOK)(doctor)
 
 
 def _print_version(wanted: bool | None) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipot.cli.output import Json, command, note, print_json, print_table
+from equipot.cli.output import Backend, Json, command, note, print_json, print_table
 from equipot.errors import EquipotError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def info(
     structure: Annotated[
         Path | None, typer.Option(help="Check on the last structure of this file; default: a small cluster.")
     ] = None,
+    backend: Backend = None,
     json: Json = False,
 ) -> None:
     """Say what a model file holds: design, elements, training, errors, versions."""
@@ -41,7 +42,7 @@ def info(
 
     header = read_model_header(model)
     point = nearest_point(header.design)
-    checks = _checks(model, structure) if check else {}
+    checks = _checks(model, structure, backend or "auto") if check else {}
     if json:
         print_json({"file": str(model), "point": point, **header.model_dump(mode="json"), "checks": checks})
     else:
@@ -64,15 +65,19 @@ def _verdict(check: dict[str, Any]) -> str:
     return "passed" if check["passed"] else "FAILED"
 
 
-def _checks(model: Path, structure: Path | None) -> dict[str, dict[str, Any]]:
+def _checks(model: Path, structure: Path | None, backend: str) -> dict[str, dict[str, Any]]:
     from ase import Atoms
 
     from equipot.data.files import read_structures
     from equipot.deploy.doctor import check_potential
+    from equipot.fit.reporter import logging_to
+    from equipot.kernels.backend import choice_of
     from equipot.models.model_file import load_potential
     from equipot.models.self_test import self_test_tensors
 
-    potential = load_potential(model, check=True)
+    with logging_to(None):
+        potential = load_potential(model, backend=backend, check=True)
+    note(str(choice_of(potential)))
     if structure is None:
         cluster = self_test_tensors(potential)
         atoms = Atoms(cluster["atomic_numbers"].numpy(), positions=cluster["positions"].numpy())

@@ -41,6 +41,13 @@ Threads = Annotated[
     typer.Option(min=1, help="CPU threads; default: one or all, whichever is faster.", rich_help_panel="Run"),
 ]
 
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="reference, cpu, triton or cuequivariance; auto (default): the fastest here.", rich_help_panel="Run"
+    ),
+]
+
 INTERRUPTED = 130
 
 

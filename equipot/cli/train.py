@@ -57,6 +57,7 @@ def train(  # noqa: PLR0913 (one parameter for each flag)
         str | None, typer.Option(help="exact or spline:KNOTS; the same as --set run.radial=…", rich_help_panel="Run")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="The same as --set run.threads=…", rich_help_panel="Run")] = None,
+    backend: Annotated[str | None, typer.Option(help="The same as --set run.backend=…", rich_help_panel="Run")] = None,
     json: Json = False,
 ) -> None:
     """Train a potential, check it, and write a report.
@@ -66,7 +67,9 @@ def train(  # noqa: PLR0913 (one parameter for each flag)
     everything. [bold]--from model.equipot[/bold] starts from a model that you have (fine-tuning). Ctrl-C ends early
     and leaves a usable model; --resume goes on with it.
     """
-    flags = {"seed": seed, "device": device, "dtype": dtype, "radial": radial, "threads": threads}
+    flags = {
+        "seed": seed, "device": device, "dtype": dtype, "radial": radial, "threads": threads, "backend": backend
+    }  # fmt: skip
     settings = [*(set_ or []), *(f"run.{name}={value}" for name, value in flags.items() if value is not None)]
     if start is not None:
         settings.insert(0, f"start.model={json_text(str(start))}")

@@ -10,6 +10,7 @@ import typer
 from equipot.cli.label_files import keys_of, load_files
 from equipot.cli.output import (
     INTERRUPTED,
+    Backend,
     Device,
     Dtype,
     Json,
@@ -58,6 +59,7 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     dtype: Dtype = None,
     radial: Radial = None,
     threads: Threads = None,
+    backend: Backend = None,
     json: Json = False,
 ) -> None:
     """Compare a model with reference energies, forces and stresses.
@@ -65,6 +67,8 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     Prints the errors for each file, and for each config_type where a file has several. Files without labels are
     predicted where --out is given.
     """
+    from equipot.fit.reporter import logging_to
+    from equipot.kernels.backend import choice_of
     from equipot.models.model_file import load_potential
     from equipot.study.cost import threads as using
     from equipot.study.evaluate import evaluate_set, write_predictions
@@ -73,7 +77,11 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     check_output("--out", out, [model, *files], structures=True)
     check_output("--report", report, [model, *files, *([out] if out else [])])
     keys = keys_of({"energy": energy_key, "forces": forces_key, "stress": stress_key, "virial": virial_key})
-    potential = load_potential(model, device=device or "auto", dtype=dtype, radial=radial, check=True)
+    with logging_to(None):
+        potential = load_potential(
+            model, device=device or "auto", dtype=dtype, radial=radial, backend=backend or "auto", check=True
+        )
+        note(str(choice_of(potential)))
     sets = load_files(named, potential, keys, predict=out is not None)
     work = partial(_evaluate_some, potential, next(iter(sets.values())), batch_size)
     with using(_thread_count(threads, device, work)):
@@ -110,10 +118,14 @@ def _thread_count(given: int | None, device: str | None, work: Callable[[], obje
     return fastest_threads(work) if given is None and on_cpu else given
 
 
-def _calculator(model: Path, device: str | None, dtype: str | None, radial: str | None) -> "EquipotCalculator":
+def _calculator(
+    model: Path, device: str | None, dtype: str | None, radial: str | None, backend: str | None
+) -> "EquipotCalculator":
     from equipot.deploy.ase_calculator import EquipotCalculator
+    from equipot.fit.reporter import logging_to
 
-    return EquipotCalculator(model, device=device or "auto", dtype=dtype, radial=radial)
+    with logging_to(None):  # what is compiled, which takes its time, and what backend is taken
+        return EquipotCalculator(model, device=device or "auto", dtype=dtype, radial=radial, backend=backend or "auto")
 
 
 def _step(calculator: "EquipotCalculator", atoms: "Atoms") -> Callable[[], object]:
@@ -170,6 +182,7 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
     dtype: Dtype = None,
     radial: Radial = None,
     threads: Threads = None,
+    backend: Backend = None,
     json: Json = False,
 ) -> None:
     """Run molecular dynamics with a model.
@@ -178,6 +191,7 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
     explodes; Ctrl-C keeps everything, and --restart goes on from there.
     """
     from equipot.deploy.md import run_md
+    from equipot.kernels.backend import choice_of
     from equipot.run_record import md_facts
     from equipot.study.cost import threads as using
 
@@ -188,7 +202,7 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
         )
     chosen = _restarted(out, options) if restart else MDOptions(**options)
     atoms = None if structure is None else _read_structure(structure, index)
-    calculator = _calculator(model, device, dtype, radial)
+    calculator = _calculator(model, device, dtype, radial, backend)
     start = _restart_atoms(out) if atoms is None and restart else atoms
     work = _step(calculator, start) if start is not None else lambda: None
     with using(_thread_count(threads, device, work)), progress_bar("dynamics") as show:
@@ -197,6 +211,7 @@ def md(  # noqa: PLR0913 (one parameter for each flag)
             progress=lambda row, steps: show(row.step, steps, f"{row.temperature_K:.0f} K"),
         )  # fmt: skip
     facts = {**md_facts(result, chosen.model_dump(mode="json")), "folder": str(out)}
+    facts["backend"] = choice_of(calculator.potential).name
     if json:
         print_json(facts)
     else:
@@ -248,6 +263,7 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     dtype: Dtype = None,
     radial: Radial = None,
     threads: Threads = None,
+    backend: Backend = None,
     json: Json = False,
 ) -> None:
     """Relax a structure, and its cell if asked to, to a minimum of the energy.
@@ -263,7 +279,7 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     check_output("--out", out, [model, structure])
     check_output("--trajectory", trajectory, [model, structure, out])
     atoms = _read_structure(structure, index)
-    calculator = _calculator(model, device, dtype, radial)
+    calculator = _calculator(model, device, dtype, radial, backend)
     with using(_thread_count(threads, device, _step(calculator, atoms))), progress_bar("relaxation") as show:
         result = run(
             calculator, atoms, chosen, trajectory=trajectory,

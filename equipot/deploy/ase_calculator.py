@@ -1,5 +1,6 @@
 """An ASE calculator for a trained potential."""
 
+import logging
 import os
 from typing import Any
 
@@ -14,8 +15,11 @@ from equipot.deploy.neighbours import SkinNeighbours
 from equipot.errors import EquipotError
 from equipot.geometry.derivatives import evaluate
 from equipot.interactions import radial_choice
+from equipot.kernels.backend import choice_of, use_backend
 from equipot.models.model_file import as_device, as_dtype, converted, load_potential
 from equipot.models.potential import Potential
+
+logger = logging.getLogger(__name__)
 
 
 class EquipotCalculator(Calculator):
@@ -31,15 +35,21 @@ class EquipotCalculator(Calculator):
     Positions and the sum of energies are float64 whatever the potential's precision. torch's global dtype,
     device and threads are left alone.
 
+    The first use of a model compiles its operations, which takes some seconds once on a machine; the log (logger
+    ``equipot``) says so, and what backend was taken.
+
     Args:
         potential: a model file, or a `Potential`.
         device: where to compute; None is the CPU for a file, and where it is for a `Potential`.
         dtype: ``float32`` or ``float64``; None keeps the potential's own.
         skin: extra radius of the neighbour search, Å (see `SkinNeighbours`).
         radial: how radial functions are evaluated, ``exact`` or ``spline:KNOTS``; None keeps the potential's own.
+        backend: how the operations are evaluated: ``auto`` (the fastest here), ``reference`` (plain torch), ``cpu``,
+            ``triton``, ``cuequivariance``; a `Potential` is switched to it. None keeps a potential's own.
 
     Raises:
-        EquipotError: the file cannot be used, or a structure has an element that the potential does not know.
+        EquipotError: the file or the backend cannot be used, or a structure has an element that the potential does not
+            know.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's name)
@@ -52,9 +62,12 @@ class EquipotCalculator(Calculator):
         dtype: torch.dtype | str | None = None,
         skin: float = 0.5,
         radial: str | None = None,
+        backend: str | None = "auto",
     ) -> None:
         super().__init__()
-        self.potential = _prepared(potential, device, dtype, radial)
+        self.potential = _prepared(potential, device, dtype, radial, backend)
+        if backend is not None:
+            logger.info("%s", choice_of(self.potential))
         place = next(self.potential.parameters()).device
         self.neighbours = SkinNeighbours(self.potential.r_max, skin, device=place)
         self.shortest_distance = np.inf
@@ -147,14 +160,19 @@ def _prepared(
     device: torch.device | str | None,
     dtype: torch.dtype | str | None,
     radial: str | None,
+    backend: str | None,
 ) -> Potential:
     if not isinstance(potential, Potential):
-        loaded = load_potential(potential, dtype=dtype, device=device or "cpu", radial=radial, check=True)
+        loaded = load_potential(
+            potential, dtype=dtype, device=device or "cpu", radial=radial, backend=backend, check=True
+        )
         return loaded.requires_grad_(False)
     place = next(potential.parameters()).device
     new_dtype = potential.dtype if dtype is None else as_dtype(dtype)
     new_place = place if device is None else as_device(device)
     new_radial = potential.radial if radial is None else radial_choice(radial)
-    if (new_dtype, new_place, new_radial) == (potential.dtype, place, potential.radial):
-        return potential
-    return converted(potential, new_dtype, new_place).choose_radial(new_radial)
+    if (new_dtype, new_place, new_radial) != (potential.dtype, place, potential.radial):
+        potential = converted(potential, new_dtype, new_place).choose_radial(new_radial)
+    if backend is not None:
+        use_backend(potential, backend, training=False)
+    return potential

@@ -14,6 +14,7 @@ from equipot.geometry.derivatives import Prediction, evaluate
 from equipot.geometry.graph import batch_graphs
 from equipot.geometry.neighbors import graph_from_atoms
 from equipot.interactions import EXACT, num_knots
+from equipot.kernels.backend import choice_of, use_backend
 from equipot.models.model_file import converted
 from equipot.models.potential import Potential
 from equipot.models.radial_error import radial_spline_error
@@ -68,7 +69,8 @@ class _Probe(NamedTuple):
 def check_potential(potential: Potential, atoms: Atoms, *, seed: int = 0) -> dict[str, Check]:
     """Measure on one structure whether a potential is what it should be, whatever its training made of it.
 
-    All is measured with the potential converted to float64, on the CPU; `float32_*` compares with float32.
+    All is measured with the potential converted to float64, on the CPU and with its backend if that is one for the CPU;
+    `float32_*` compares with float32, `backend` with plain torch.
 
     Args:
         potential: the potential.
@@ -101,6 +103,7 @@ def check_potential(potential: Potential, atoms: Atoms, *, seed: int = 0) -> dic
         **_limits(probe),
         **_precision(probe, potential),
         **_splines(probe, potential),
+        **_backend(probe),
     }
 
 
@@ -325,3 +328,15 @@ def _splines(probe: _Probe, potential: Potential) -> dict[str, Check]:
         "spline_forces": Check(MEV * forces, "meV/Å", None, "largest difference of F with exact radial functions"),
         **errors,
     }
+
+
+def _backend(probe: _Probe) -> dict[str, Check]:
+    """Fused operations against their definition."""
+    choice = choice_of(probe.potential)
+    if choice.name == "reference":
+        return {}
+    plain = converted(probe.potential, "float64")
+    use_backend(plain, "reference")
+    prediction = _predict(plain, probe.atoms)
+    value = max(probe.relative_energy(prediction.energy), probe.relative(prediction.forces))
+    return {"backend": Check(value, "relative", ROUNDING, f"E and F of backend {choice.name} are those of plain torch")}

@@ -11,6 +11,7 @@ from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
 from equipot.fit.metrics import batch_maker, device_of
 from equipot.geometry import evaluate
+from equipot.kernels.operations import follow_backend
 from equipot.models.potential import Potential
 
 Choice = Literal["keep", "data", "refit"]
@@ -154,4 +155,5 @@ def with_energies(potential: Potential, energies: Mapping[int, float], source: S
     result = Potential(design, statistics, dtype=potential.dtype, radial=potential.radial)
     E0 = potential.E0.new_tensor([energies.get(z, own[z]) for z in statistics.species])
     result.load_state_dict({**potential.state_dict(), "E0": E0})
+    follow_backend(result, potential)
     return result.to(device_of(potential)).train(potential.training)

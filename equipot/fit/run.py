@@ -26,6 +26,7 @@ from equipot.fit.options import FitOptions
 from equipot.fit.reporter import Reporter
 from equipot.fit.schedule import learning_rate, stage_at
 from equipot.fit.state import State
+from equipot.kernels.backend import backend_of
 from equipot.models.potential import Potential
 
 logger = logging.getLogger("equipot.fit")
@@ -209,6 +210,7 @@ class Run:
             "step": self.state.step,
             "seconds": self.state.seconds,
             "processes": self.processes.count,
+            "backend": backend_of(self.model),
             "valid_loss": self.state.best_loss if best else None,
             "valid_errors": dict(self.state.best_errors) if best else None,
             "fit": self.options.model_dump(mode="json"),

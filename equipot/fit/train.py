@@ -25,6 +25,7 @@ from equipot.fit.options import FitOptions
 from equipot.fit.reporter import Reporter, StepReport, all_reporters
 from equipot.fit.run import BEST, CHECKPOINT, Run, SaveModel, Status
 from equipot.fit.state import TRACKED
+from equipot.kernels.backend import backend_of
 from equipot.models.model_file import save_potential
 from equipot.models.potential import Potential
 
@@ -78,7 +79,8 @@ def fit(
     (see `distributed.started`) all processes call this with the same arguments, and only the first writes.
 
     Args:
-        potential: The model, on the device and in the precision that it is trained in.
+        potential: The model, on the device, in the precision and with the backend (`equipot.use_backend`) that it is
+            trained in.
         train: Structures to learn from.
         valid: Structures to choose the best model by.
         options: How to train.
@@ -217,7 +219,8 @@ def take_step(run: Run, indices: Sequence[int], batch: Batch | None) -> None:
     weights, lr = run.options.loss_weights(run.state.stage), run.lr
     sums, gradients = _share_of_step(run, batch, parameters)
     for parameter, gradient in zip(parameters, run.processes.sum_gradients(gradients, parameters), strict=True):
-        parameter.grad = gradient
+        # torch's fused optimisers take the memory of a gradient as it lies, whatever its strides
+        parameter.grad = None if gradient is None else gradient.contiguous()
     norm = torch.nn.utils.clip_grad_norm_(parameters, run.options.clip or math.inf)
     sums = run.processes.sum(sums)
     tracked = torch.cat([sums, norm.detach().double().reshape(1)]).cpu()
@@ -291,6 +294,7 @@ def validate(run: Run) -> None:
         "time_s": round(state.seconds, 3),
         "lr": run.lr,
         "stage": state.stage,
+        "backend": backend_of(run.model),
         "gradient_norm": state.norm,
         "train_loss": _train_loss(run),
         **{f"train_{k}": v for k, v in train_errors.items() if not k.endswith("count")},

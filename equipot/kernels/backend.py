@@ -1,7 +1,7 @@
 """The choice of a backend for a run: the same sums, evaluated faster."""
 
+import difflib
 import importlib.util
-import logging
 from typing import NamedTuple
 
 import torch
@@ -12,8 +12,6 @@ from equipot.kernels.cpu import ahead, compiler
 from equipot.kernels.operations import Operation
 from equipot.kernels.triton import registry
 from equipot.kernels.triton.available import availability
-
-logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuequivariance")
 
@@ -28,6 +26,19 @@ class Choice(NamedTuple):
         return f"backend {self.name}: {self.reason}"
 
 
+def check_name(name: str) -> str:
+    """Returns the name of a backend as it is.
+
+    Raises:
+        EquipotError: There is none of that name; says which is nearest.
+    """
+    if name not in BACKENDS:
+        near = difflib.get_close_matches(str(name), BACKENDS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise EquipotError(f"backend {name!r} is not known.{hint} Choose one of {', '.join(BACKENDS)}.")
+    return name
+
+
 def choose(name: str, device: torch.device | str = "cpu") -> Choice:
     """Returns the backend that a name means on a device.
 
@@ -38,11 +49,10 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
     Raises:
         EquipotError: The name is unknown, or the backend does not work here.
     """
-    if name not in BACKENDS:
-        raise EquipotError(f"backend={name!r} is not known: choose one of {', '.join(BACKENDS)}.")
+    check_name(name)
     place = torch.device(device)
     if name == "reference":
-        return Choice(name, "plain torch, as asked")
+        return Choice(name, "plain torch")
     if name == "auto":
         name = FASTEST.get(place.type, "")
         problem, works = (
@@ -51,7 +61,7 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
         return Choice("reference", f"plain torch, because {problem}") if problem else Choice(name, works)
     problem, works = CANDIDATES[name](place)
     if problem is not None:
-        raise EquipotError(f"backend={name!r} cannot be used: {problem}. 'auto' takes what works here.")
+        raise EquipotError(f"backend {name!r} cannot be used: {problem}. 'auto' takes what works here.")
     return Choice(name, works)
 
 
@@ -104,15 +114,23 @@ def use_backend(module: nn.Module, name: str = "auto", *, training: bool = True)
             ahead.compile_operations(operations, training=training)
         except compiler.CompilationError as error:
             if name != "auto":
-                raise EquipotError(f"backend='cpu' cannot be used: {error}") from error
+                raise EquipotError(f"backend 'cpu' cannot be used: {error}") from error
             choice = Choice("reference", f"plain torch, because {str(error).splitlines()[0]}")
     if place.type == "cpu":
         registry.take_over_cpu() if choice.name == "triton" else registry.give_back_cpu()
     for operation in operations:
-        operation.backend = choice.name
+        operation.backend, operation.reason = choice
     return choice
 
 
+def choice_of(module: nn.Module) -> Choice:
+    """Returns the backend of a module's operations; the reference where it has none."""
+    return next((Choice(m.backend, m.reason) for m in module.modules() if isinstance(m, Operation)), _REFERENCE)
+
+
 def backend_of(module: nn.Module) -> str:
-    """Returns the backend of a module's operations; "reference" where it has none."""
-    return next((m.backend for m in module.modules() if isinstance(m, Operation)), "reference")
+    """Returns the name of `choice_of`."""
+    return choice_of(module).name
+
+
+_REFERENCE = Choice(Operation.backend, Operation.reason)

@@ -51,11 +51,13 @@ class Operation(nn.Module):
 
     Attributes:
         backend: "reference" (plain torch, the definition) or a fused backend.
+        reason: Why that, in a few words.
         dtype: Type of its tensors.
     """
 
     kind: ClassVar[str]
     backend = "reference"
+    reason = "plain torch"
 
     def __init__(self, key: str, dtype: torch.dtype) -> None:
         super().__init__()
@@ -68,11 +70,11 @@ class Operation(nn.Module):
 
 
 def follow_backend(new: nn.Module, old: nn.Module) -> None:
-    """Gives operations that are made later the backend of those that are there."""
-    backend = next((m.backend for m in old.modules() if isinstance(m, Operation)), Operation.backend)
+    """Gives new operations the backend of those that are there; what they need is compiled when it is called."""
+    known = next((m for m in old.modules() if isinstance(m, Operation)), Operation)
     for operation in new.modules():
         if isinstance(operation, Operation):
-            operation.backend = backend
+            operation.backend, operation.reason = known.backend, known.reason
 
 
 class EdgeHarmonicsOperation(Operation):

@@ -26,6 +26,8 @@ from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
 from equipot.interactions import EXACT
+from equipot.kernels.backend import use_backend
+from equipot.kernels.operations import follow_backend
 from equipot.models.potential import Potential
 from equipot.models.self_test import check_self_test, self_test_tensors
 from equipot.statistics import Statistics
@@ -124,6 +126,7 @@ def load_potential(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     radial: str | None = None,
+    backend: str | None = None,
     check: bool = False,
 ) -> Potential:
     """Build the potential that a file holds, ready for evaluation.
@@ -133,18 +136,21 @@ def load_potential(
         dtype: ``float32`` or ``float64``; None keeps the precision of the file.
         device: where to put it.
         radial: how radial functions are evaluated, ``exact`` or ``spline:KNOTS``; None does as in training.
+        backend: how to evaluate its operations (see `kernels.backend.use_backend`); None is plain torch.
         check: recompute the energies and forces that were stored with the model on this machine, and refuse
             a model that no longer gives them.
 
     Raises:
         EquipotError: the file is missing, empty, truncated, corrupted, foreign, of a newer version, or does
-            not reproduce its self-test; the device or dtype does not exist here.
+            not reproduce its self-test; the device, dtype or backend does not exist here.
     """
     header, tensors = _read(path)
     state = _under(tensors, _STATE)
     potential = Potential(header.design, header.statistics, dtype=as_dtype(dtype or header.dtype), radial=header.radial)
     _fill(potential, state, header, Path(path))
     potential = potential.to(as_device(device)).eval()
+    if backend is not None:
+        use_backend(potential, backend, training=False)
     if check:
         check_self_test(potential, _under(tensors, _SELF_TEST), DTYPES[header.dtype], name=str(path))
     return potential if radial is None else potential.choose_radial(radial)
@@ -165,12 +171,15 @@ def converted(potential: Potential, dtype: torch.dtype | str, device: torch.devi
     """The same potential in another precision, as a new object.
 
     Constants such as coupling coefficients are computed afresh in the new precision; only parameters are
-    converted.
+    converted. The backend stays, unless it is for another kind of device.
     """
     state = {name: tensor.detach().cpu() for name, tensor in potential.state_dict().items()}
     result = Potential(potential.design, potential.statistics, dtype=as_dtype(dtype), radial=potential.radial)
     result.load_state_dict(state)
-    place = next(potential.parameters()).device if device is None else as_device(device)
+    before = next(potential.parameters()).device
+    place = before if device is None else as_device(device)
+    if place.type == before.type:
+        follow_backend(result, potential)
     return result.to(place).train(potential.training)
 
 

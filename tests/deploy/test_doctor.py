@@ -10,10 +10,13 @@ from ase.build import molecule as ase_molecule
 
 from equipot.deploy.doctor import check_potential
 from equipot.errors import EquipotError
+from equipot.kernels.backend import choice_of, use_backend
+from equipot.kernels.operations import Operation
 from equipot.models.model_file import converted
 from equipot.models.potential import Potential
 from equipot.models.radial_error import radial_spline_error
 from equipot.points import named_point
+from tests.kernels.fused import needs_compiler
 
 EVERYWHERE = {
     "rotation", "inversion", "translation", "permutation", "net_force", "finite_difference_forces", "cutoff_energy",
@@ -42,6 +45,7 @@ def test_real_models_are_healthy(potential, triclinic, name):
 @pytest.mark.parametrize("pbc", [False, (True, False, True)])
 def test_molecules_and_slabs(potential, triclinic, pbc):
     triclinic.pbc = pbc
+    use_backend(potential, "reference")
     checks = check_potential(potential, triclinic)
     assert failed(checks) == set()
     assert set(checks) == EVERYWHERE
@@ -67,6 +71,24 @@ def test_the_radial_error_falls_with_the_number_of_knots_to_rounding(potential):
         assert all(rms <= largest for rms, largest in zip(b.rms, b.largest, strict=True))
     single = radial_spline_error(converted(potential, "float32"), 512)
     assert 1e-9 < single[0].rms[0] < 2e-7, "tables are rounded to float32"
+
+
+@needs_compiler
+def test_fused_operations_are_compared_with_their_definition(potential, triclinic, monkeypatch):
+    model = converted(potential, "float64")
+    assert use_backend(model, "cpu", training=False).name == "cpu"
+    checks = check_potential(model, triclinic)
+    assert failed(checks) == set()
+    assert set(checks) == EVERYWHERE | {"finite_difference_stress", "backend"}
+    assert choice_of(model).name == "cpu"
+    right = Operation.fused.fget
+    monkeypatch.setattr(
+        "equipot.kernels.operations.ConvolutionOperation.forward",
+        lambda self, h, Y, R, ends: (
+            (1.001 if right(self) else 1.0) * self.reference(h, Y, R, *ends[:2], ends.num_owned)
+        ),
+    )
+    assert failed(check_potential(model, triclinic)) == {"backend"}
 
 
 def test_isolated_atoms_of_the_pair_potential(pair, molecule):

@@ -39,7 +39,7 @@ def test_help_is_fast_because_torch_is_not_loaded():
 
 
 COMMANDS = [
-    ["train"], ["evaluate"], ["md"], ["relax"], ["info"], ["data"], ["options"], ["report"], ["design"],
+    ["train"], ["evaluate"], ["md"], ["relax"], ["info"], ["data"], ["options"], ["report"], ["doctor"], ["design"],
     ["design", "show"], ["design", "compare"], ["design", "list"],
 ]  # fmt: skip
 

@@ -61,7 +61,7 @@ def weights(path):
 def test_before_the_first_step_it_is_the_model_to_the_bit(run, water):
     """Water alone: the element that the data lack is kept."""
     prepared = prepare(config(run, water, "start.reference=keep"))
-    own = load_potential(run.model)
+    own = load_potential(run.model, backend="auto")
     batch = prepared.data.valid.batch(range(len(prepared.data.valid)))
     ours, theirs = evaluate(prepared.potential, batch.graph), evaluate(own, batch.graph)
     assert torch.equal(ours.energy, theirs.energy)

@@ -15,6 +15,7 @@ from equipot.data.frame import Frame
 from equipot.fit.checkpoint import load_checkpoint
 from equipot.fit.options import FitOptions
 from equipot.fit.reporter import NullReporter, StepReport
+from equipot.kernels.backend import use_backend
 from equipot.models.model_file import load_potential
 from equipot.models.potential import Potential
 from equipot.points import mace
@@ -71,10 +72,13 @@ def statistics() -> Statistics:
     )
 
 
-def potential(dtype: torch.dtype = torch.float64, seed: int = 0, **axes) -> Potential:
+def potential(dtype: torch.dtype = torch.float64, seed: int = 0, backend: str = "auto", **axes) -> Potential:
+    """A small model on the backend that users get."""
     values = {"r_max": R_MAX, "channels": 4, "max_ell": 1, "max_L": 0, "correlation": 2, "layers": 1}
     design = mace(**{**values, "radial_mlp": (8,), "readout_hidden": 4, "num_radial": 4, **axes})
-    return Potential(design, statistics(), dtype=dtype, seed=seed)
+    model = Potential(design, statistics(), dtype=dtype, seed=seed)
+    use_backend(model, backend)
+    return model
 
 
 def options(**changes) -> FitOptions:

@@ -136,6 +136,31 @@ def test_a_gradient_longer_than_clip_is_shortened_to_it(data, tmp_path):
     assert torch.equal(untouched, free)
 
 
+def test_a_gradient_may_lie_in_memory_as_it_likes(data, tmp_path, monkeypatch):
+    """torch's fused Adam ignores strides; the gradient of a transposed weight is transposed."""
+    changed = []
+    for strided in (False, True):
+        model = small.potential(backend="reference")
+        if strided:
+            product = model.layers[0].product
+            monkeypatch.setattr(type(product), "forward", _transposing(type(product).forward))
+        fit(model, *data, small.options(max_epochs=1), tmp_path / str(strided))
+        changed.append(model.layers[0].product.weights["0e_nu2"].detach().clone())
+    assert torch.allclose(*changed, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(changed[0], small.potential().layers[0].product.weights["0e_nu2"], atol=1e-3)
+
+
+def _transposing(forward):
+    """A forward pass whose gradient of one weight comes back with other strides."""
+
+    def transposed(self, A, groups):
+        weight = self.weights["0e_nu2"]
+        weight.register_hook(lambda g: g.transpose(0, 1).contiguous().transpose(0, 1))
+        return forward(self, A, groups)
+
+    return transposed
+
+
 def test_patience_stops_in_the_last_stage_only(data, tmp_path):
     options = small.options(
         max_epochs=40, lr=1e-30, schedule="constant", patience=3, stages=[{"from_epoch": 6, "energy_weight": 2.0}]

@@ -18,6 +18,7 @@ from equipot.fit.train import fit
 
 TOGETHER = {
     "uneven": (small.options(batch_size=3), {}),
+    "plain-torch": (small.options(batch_size=3, max_epochs=2), {"backend": "reference"}),
     "empty-shares": (small.options(batch_size=1, max_epochs=2, schedule="constant", weight_decay=0.1), {}),
     "dead-parameters": (
         small.options(batch_size=4, max_epochs=2, optimiser="adamw"),

@@ -8,9 +8,11 @@ import torch
 
 from equipot.convert import CONVERTERS
 from equipot.convert.layout import channels_within
+from equipot.kernels.backend import use_backend
 from equipot.models import Potential
 from equipot.models.model_file import load_potential, save_potential
 from equipot.o3 import Irreps
+from tests.kernels.fused import needs_compiler
 
 from .golden import (
     FILES,
@@ -39,10 +41,12 @@ def test_there_are_enough_configurations_of_every_code():
     assert set(codes) == set(CONVERTERS)
 
 
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_compiler)])
 @every_golden
-def test_energies_forces_and_stresses_are_the_published_ones(path):
+def test_energies_forces_and_stresses_are_the_published_ones(path, backend):
     golden = read_golden(path)
     potential = potential_of(golden)
+    assert use_backend(potential, backend, training=False).name == backend
     prediction = predict(potential)
     assert golden.result("forces").abs().max() > 0.005
     assert golden.result("interaction").abs().max() > 0.005

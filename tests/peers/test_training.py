@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
@@ -16,6 +17,8 @@ from equipot.data.read import read_frames
 from equipot.fit.loss import label_counts, loss, loss_sums, training_prediction
 from equipot.fit.optimise import build_optimiser
 from equipot.fit.options import FitOptions
+from equipot.kernels.backend import use_backend
+from tests.kernels.fused import needs_compiler
 
 from .golden import read_golden
 
@@ -25,9 +28,11 @@ DATA = Path(os.environ.get("EQUIPOT_TRAINING_DATA", HERE.parents[1] / "examples"
 OPTIONS = FitOptions(energy_weight=1.0, forces_weight=100.0, optimiser="amsgrad", lr=0.01, clip=10.0, ema_decay=None)
 
 
-def test_losses_of_a_training_from_identical_weights_are_those_of_mace():
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_compiler)])
+def test_losses_of_a_training_from_identical_weights_are_those_of_mace(backend):
     golden = read_golden(GOLDEN)
     potential = CONVERTERS["mace-torch"](golden.source, None)
+    assert use_backend(potential, backend).name == backend
     assert potential.dtype == torch.float64
     data = Dataset(read_frames([DATA]).frames[: golden.meta["structures"]], potential.r_max)
     optimiser, theirs, ours = build_optimiser(potential, OPTIONS), golden.arrays["losses"], []

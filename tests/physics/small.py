@@ -10,9 +10,11 @@ from torch import nn
 
 from equipot.design import Design
 from equipot.geometry import Graph, build_graph
+from equipot.kernels.backend import use_backend
 from equipot.models import Potential
 from equipot.points import NAMED_POINTS, botnet, mace, mace_nonlinear, named_point, nequip, nequip_current, nequix
 from equipot.statistics import Statistics
+from tests.kernels.fused import needs_compiler
 
 R_MAX = 3.0
 SPECIES = (1, 6, 8)
@@ -99,21 +101,34 @@ SWITCHED: dict[str, Design] = {
     "zbl": mace(**{**_M, "layers": 1}, pair_repulsion="zbl", scale="energy_std", trainable_shift=True),
     "soft": nequip(**_N, distance_transform="soft", self_connection="embedding", element_embedding="table"),
 }
-CASES: dict[str, Design] = {**{name: point(name) for name in NAMED_POINTS}, **SWITCHED}
+PLAIN: dict[str, Design] = {**{name: point(name) for name in NAMED_POINTS}, **SWITCHED}
+FUSED: dict[str, Design] = {
+    f"{name}, fused": PLAIN[name]
+    for name in (
+        "mace", "botnet", "nequix", "mace_nonlinear", "mace, symmetric full", "nequip, widths",
+    )
+}  # fmt: skip
+"""Those that are evaluated by the fused operations for the CPU too, where there is a compiler."""
+CASES: dict[str, Design] = {**PLAIN, **FUSED}
 
 
 @cache
 def potential(case: str, dtype: torch.dtype = torch.float64) -> Potential:
     """The potential of a case, made once; constants that start as 20 and 0 are 1, so that everything matters."""
     model = Potential(CASES[case], STATISTICS, dtype=dtype, seed=7)
+    use_backend(model, "cpu" if case in FUSED else "reference")
     for name, parameter in model.named_parameters():
         if name.endswith((".alpha", ".beta")):
             nn.init.ones_(parameter)
     return model
 
 
-every_point = pytest.mark.parametrize("case", CASES)
-"""Runs a test for every named point and every switched one."""
+every_point = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=needs_compiler if case in FUSED else ()) for case in CASES]
+)
+"""Runs a test for every named point and every switched one, some of them on either backend."""
+every_plain_point = pytest.mark.parametrize("case", PLAIN)
+"""The same on plain torch only: for third derivatives, and for tests that make potentials of their own."""
 
 
 class Structure(NamedTuple):

@@ -12,7 +12,7 @@ from equipot.interactions import Edges, Elements, Interaction
 from equipot.kernels.reference import group_by_species
 from equipot.models import Potential, body_orders, energy_body_order
 
-from .small import CASES, STATISTICS, Structure, cluster, every_point, point, potential
+from .small import CASES, STATISTICS, Structure, cluster, every_plain_point, point, potential
 
 ZERO = 1e-12
 """Round-off of a mixed difference, relative to the largest of its terms."""
@@ -47,7 +47,7 @@ def mixed_difference(f, items: tuple[int, ...]) -> float:
     return float(spread.sum(dim=0).abs().max() / spread.abs().max())
 
 
-@every_point
+@every_plain_point
 def test_a_layer_correlates_as_many_neighbours_as_its_design_says(case):
     """With h fixed, the mixed difference over ν + 1 neighbours vanishes and that over ν does not; a gate has no end."""
     model = potential(case)

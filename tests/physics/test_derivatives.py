@@ -12,7 +12,7 @@ from equipot.geometry import Graph, batch_graphs, evaluate
 from equipot.models import Potential
 from equipot.models.model_file import converted
 
-from .small import STRUCTURES, Structure, cluster, every_point, potential, relative
+from .small import STRUCTURES, Structure, cluster, every_plain_point, every_point, potential, relative
 
 SYSTEMS = list(STRUCTURES.values())
 LEARNED = {
@@ -110,7 +110,7 @@ def test_first_derivatives_of_energy_forces_virial_and_stress(case, name):
     assert gradcheck(predict, inputs, **options)
 
 
-@every_point
+@every_plain_point
 def test_second_derivatives_of_energy_forces_and_virial_of_a_batch(case):
     predict, inputs, options = checked(case, "batch", ["energy", "forces", "virial"])
     assert gradgradcheck(predict, inputs, **options)

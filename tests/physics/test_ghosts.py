@@ -39,7 +39,7 @@ def with_ghosts(graph: Graph) -> tuple[Graph, torch.Tensor]:
 
 @every_point
 def test_ghosts_with_exchanged_features_give_the_periodic_energies_and_forces(case):
-    model = Potential(CASES[case], STATISTICS, dtype=torch.float64)
+    model = potential(case)
     calls = []
     for s in (STRUCTURES["crystal"], STRUCTURES["slab"]):
         graph = s.graph()

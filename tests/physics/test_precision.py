@@ -8,7 +8,7 @@ from equipot.errors import EquipotError
 from equipot.geometry import batch_graphs, evaluate
 from equipot.models import Potential
 
-from .small import CASES, STATISTICS, STRUCTURES, Structure, cluster, every_point, potential
+from .small import CASES, STATISTICS, STRUCTURES, Structure, cluster, every_plain_point, every_point, potential
 
 
 @every_point
@@ -72,7 +72,7 @@ def test_the_defaults_of_torch_neither_matter_nor_change(default):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-@every_point
+@every_plain_point
 def test_a_seed_fixes_the_weights(case):
     torch.manual_seed(torch.initial_seed() % 1000 + 1)
     one = Potential(CASES[case], STATISTICS, seed=3)

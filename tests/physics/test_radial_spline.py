@@ -11,7 +11,7 @@ from equipot.geometry import batch_graphs, evaluate
 from equipot.interactions.radial_spline import radial_choice, tables_of
 from equipot.models import Potential
 
-from .small import CASES, R_MAX, STATISTICS, STRUCTURES, cluster, every_point, point, relative
+from .small import CASES, R_MAX, STATISTICS, STRUCTURES, cluster, every_plain_point, point, relative
 from .test_limits import leaving
 
 f64 = torch.float64
@@ -29,7 +29,7 @@ def splined(case: str, knots: int = 128, dtype: torch.dtype = f64) -> tuple[Pote
     return spline, exact
 
 
-@every_point
+@every_plain_point
 def test_splines_agree_with_the_exact_functions(case):
     """128 knots: forces to 1e-5 of their size; a fixed basis of few functions is much smoother than that."""
     spline, exact = splined(case)
@@ -50,7 +50,7 @@ def test_the_error_of_forces_falls_with_a_high_power_of_the_spacing(case):
     assert errors[1] < errors[0] / 12
 
 
-@every_point
+@every_plain_point
 def test_functions_are_the_products_that_tables_are_made_of(case):
     model = splined(case)[0]
     points = model.to_edges._points(model.radial_basis, range(1))
@@ -60,7 +60,7 @@ def test_functions_are_the_products_that_tables_are_made_of(case):
             assert torch.allclose(value, functions if W is None else functions @ W, rtol=1e-12, atol=1e-13)
 
 
-@every_point
+@every_plain_point
 def test_energy_force_and_curvature_vanish_at_the_cutoff(case):
     """E, E′ and E″ of an atom that leaves go to zero as those of the exact potential do, and are zero beyond."""
     spline, exact = splined(case)

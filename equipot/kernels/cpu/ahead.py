@@ -1,13 +1,12 @@
 """Compiles what a model will need before it is needed, side by side."""
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 
 import torch
 
 from equipot.kernels.cpu import convolution, gate, harmonics, linear, product, spline, splined_convolution
-from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, target_or_error
+from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, missing, target_or_error
 from equipot.kernels.operations import Operation
 
 logger = logging.getLogger(__name__)
@@ -38,9 +37,8 @@ def compile_operations(operations: Iterable[Operation], *, training: bool) -> No
             sources += splined_convolution.sources(key, dtype, target)
         else:
             sources += SOURCES[kind](key, dtype, target, training)
-    begin = time.monotonic()
-    made = compile_all(sources)
-    if made:
-        logger.info(
-            "compiled %d kernels in %.0f s; they are kept in %s", made, time.monotonic() - begin, cache_folder()
-        )
+    new = missing(sources)
+    if new:
+        plural = "kernel" if len(new) == 1 else "kernels"
+        logger.info("compiling %d %s, once; kept in %s", len(new), plural, cache_folder())
+        compile_all(new)

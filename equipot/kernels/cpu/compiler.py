@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -71,7 +72,8 @@ class CompilationError(RuntimeError):
 def target() -> Target | None:
     """Returns the compiler to use and what it knows of this processor; None where there is none.
 
-    `EQUIPOT_CXX` or `CXX` name a compiler; otherwise c++, g++ and clang++ are tried.
+    `EQUIPOT_CXX` or `CXX` name a compiler; otherwise c++, g++ and clang++ are tried. `EQUIPOT_CXX_OPTIONS` is added to
+    the options.
     """
     named = [name for name in (os.environ.get("EQUIPOT_CXX"), os.environ.get("CXX")) if name]
     for name in [*named, *COMPILERS]:
@@ -91,7 +93,7 @@ def _describe(compiler: str) -> Target | None:
     names = {line.split()[1] for line in macros.splitlines() if len(line.split()) > 1}
     vector_bytes = 64 if "__AVX512F__" in names else 32 if "__AVX__" in names else 16
     registers = 32 if "__AVX512F__" in names or "__aarch64__" in names else 16
-    options = (*OPTIONS, native)
+    options = (*OPTIONS, native, *shlex.split(os.environ.get("EQUIPOT_CXX_OPTIONS", "")))
     openmp = _openmp(compiler, clang="__clang__" in names)
     return Target(
         compiler, version.splitlines()[0], (*options, *openmp), vector_bytes, registers, bool(openmp),
@@ -154,11 +156,20 @@ def compile_all(sources: Sequence[str]) -> int:
     Raises:
         CompilationError: There is no compiler, or it refused a source.
     """
-    todo = [source for source in dict.fromkeys(sources) if not _cached(source).exists()]
+    todo = missing(sources)
     if todo:
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             list(pool.map(_library_path, todo))
     return len(todo)
+
+
+def missing(sources: Sequence[str]) -> list[str]:
+    """Returns those sources, each once, that are not in the cache.
+
+    Raises:
+        CompilationError: There is no compiler.
+    """
+    return [source for source in dict.fromkeys(sources) if not _cached(source).exists()]
 
 
 _libraries: dict[str, ctypes.CDLL] = {}
