@@ -68,7 +68,7 @@ class SpeciesLinear(nn.Module):
     @staticmethod
     def fan(num_species: int) -> float:
         """Returns the number that the matrices are divided by the root of, besides K."""
-        return num_species
+        return float(num_species)
 
     def matrices(self, embedding: Float[Tensor, "species feature"]) -> list[Tensor]:
         """Returns the matrix of each element, [species, K, K'], for each irrep that x and y share."""
