@@ -11,11 +11,11 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from equipot.deploy.compiled import Engine, Plain, compiled_path, load_compiled
 from equipot.deploy.neighbours import SkinNeighbours
 from equipot.errors import EquipotError
-from equipot.geometry.derivatives import evaluate
 from equipot.interactions import radial_choice
-from equipot.kernels.backend import choice_of, use_backend
+from equipot.kernels.backend import use_backend
 from equipot.models.model_file import as_device, as_dtype, converted, load_potential
 from equipot.models.potential import Potential
 
@@ -39,7 +39,8 @@ class EquipotCalculator(Calculator):
     ``equipot``) says so, and what backend was taken.
 
     Args:
-        potential: a model file, or a `Potential`.
+        potential: a model file, a compiled potential (``.pt2``, from ``equipot compile``; it has a device, a dtype
+            and a form of radial functions already), or a `Potential`.
         device: where to compute; None is the CPU for a file, and where it is for a `Potential`.
         dtype: ``float32`` or ``float64``; None keeps the potential's own.
         skin: extra radius of the neighbour search, Å (see `SkinNeighbours`).
@@ -65,9 +66,15 @@ class EquipotCalculator(Calculator):
         backend: str | None = "auto",
     ) -> None:
         super().__init__()
-        self.potential = _prepared(potential, device, dtype, radial, backend)
+        path = compiled_path(potential)
+        self.engine: Engine = (
+            Plain(_prepared(potential, device, dtype, radial, backend))
+            if path is None
+            else load_compiled(path, device=device, dtype=dtype, radial=radial, backend=backend)
+        )
+        self.potential = self.engine.potential
         if backend is not None:
-            logger.info("%s", choice_of(self.potential))
+            logger.info("%s", self.engine)
         place = next(self.potential.parameters()).device
         self.neighbours = SkinNeighbours(self.potential.r_max, skin, device=place)
         self.shortest_distance = np.inf
@@ -97,7 +104,7 @@ class EquipotCalculator(Calculator):
         check_elements(self.potential, atoms)
         graph, lengths = self.neighbours.graph(atoms)
         self._note_shortest(graph.senders, graph.receivers, lengths)
-        prediction = evaluate(self.potential, graph)
+        prediction = self.engine.evaluate(graph)
         energy = float(prediction.energy[0])
         self.results = {
             "energy": energy,

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from equipot.files import write_atomically
 from equipot.geometry.derivatives import Prediction, evaluate
 from equipot.geometry.graph import Graph
 from equipot.geometry.neighbors import build_graph
-from equipot.kernels.backend import use_backend
+from equipot.interactions import radial_choice
+from equipot.kernels.backend import choice_of, choose, use_backend
 from equipot.kernels.cpu.compiler import target
-from equipot.models.model_file import load_potential, save_potential
+from equipot.models.model_file import as_dtype, dtype_name, load_potential, save_potential
 from equipot.models.potential import Potential
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,29 @@ _MODEL, _FACTS = "equipot/model.equipot", "equipot/facts.json"
 _OPTIONS = {"cpp.threads": 1}
 TOLERANCES = {torch.float32: 2e-5, torch.float64: 1e-11}
 """Allowed difference from the model itself, relative to 1 + the largest force, eV/Å."""
+
+
+class Engine(Protocol):
+    """What gives a calculator its numbers."""
+
+    potential: Potential
+
+    def evaluate(self, graph: Graph) -> Prediction:
+        """Returns energies, forces, virial and stress."""
+
+
+class Plain:
+    """A potential as it is, operation after operation."""
+
+    def __init__(self, potential: Potential) -> None:
+        self.potential = potential
+
+    def __str__(self) -> str:
+        return str(choice_of(self.potential))
+
+    def evaluate(self, graph: Graph) -> Prediction:
+        """Returns energies, forces, virial and stress as `equipot.geometry.evaluate`."""
+        return evaluate(self.potential, graph)
 
 
 class CompiledPotential:
@@ -54,6 +78,9 @@ class CompiledPotential:
     def __init__(self, path: Path, potential: Potential, package: Any) -> None:
         self.path, self.potential, self.package = path, potential, package
         self.difference = 0.0
+
+    def __str__(self) -> str:
+        return f"compiled potential {self.path}: {choice_of(self.potential)}"
 
     def evaluate(self, graph: Graph) -> Prediction:
         """Returns energies, forces, virial and stress as `equipot.geometry.evaluate`, not differentiable."""
@@ -96,19 +123,46 @@ def compile_potential(potential: Potential, path: str | os.PathLike[str]) -> Com
     return load_compiled(path)
 
 
-def load_compiled(path: str | os.PathLike[str]) -> CompiledPotential:
+def compiled_path(potential: Potential | str | os.PathLike[str]) -> Path | None:
+    """Returns the path of a compiled potential, known by its name; None for anything else."""
+    path = None if isinstance(potential, Potential) else Path(potential)
+    return path if path is not None and path.suffix == SUFFIX else None
+
+
+def load_compiled(
+    path: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    radial: str | None = None,
+    backend: str | None = None,
+) -> CompiledPotential:
     """Returns a compiled potential, after comparing it with its model on two structures.
 
+    Args:
+        path: The file.
+        device: None or "auto", or the device it was compiled for.
+        dtype: None, or the precision it was compiled in.
+        radial: None, or the form of radial functions it was compiled with.
+        backend: None or "auto", or the backend it was compiled with.
+
     Raises:
-        EquipotError: The file is not one, was made for another processor or torch, or gives something else than its
-            model.
+        EquipotError: The file is not one, was made for another processor or torch, or otherwise than asked for, or
+            gives something else than its model.
     """
     path = Path(path)
+    asked = {
+        "device": None if device in (None, "auto") else torch.device(device).type,  # type: ignore[arg-type]
+        "dtype": None if dtype is None else dtype_name(as_dtype(dtype)),
+        "radial": None if radial is None else radial_choice(radial),
+        "backend": None if backend == "auto" else backend,
+    }
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
             names = {name.split("/", 1)[1]: name for name in archive.namelist() if "/" in name}
             facts = json.loads(archive.read(names[_FACTS]))
             _refuse_other_machine(path, facts)
+            _refuse_other_form(path, facts, asked)
             model = Path(folder, "model.equipot")
             model.write_bytes(archive.read(names[_MODEL]))
             potential = load_potential(model, dtype=facts["dtype"])
@@ -150,6 +204,7 @@ def _facts(potential: Potential) -> dict[str, Any]:
         "device": next(potential.parameters()).device.type,
         "dtype": str(potential.dtype).removeprefix("torch."),
         "radial": potential.radial,
+        "backend": choose("auto", next(potential.parameters()).device).name,
     }
 
 
@@ -164,6 +219,15 @@ def _refuse_other_machine(path: Path, facts: dict[str, Any]) -> None:
             raise EquipotError(
                 f"{path} was compiled with {name} {made}, and here is {now}: compiled potentials stay where they were "
                 "made. Compile the model here: equipot compile MODEL."
+            )
+
+
+def _refuse_other_form(path: Path, facts: dict[str, Any], asked: dict[str, str | None]) -> None:
+    for name, wanted in asked.items():
+        if wanted is not None and wanted != facts[name]:
+            raise EquipotError(
+                f"{name} {wanted} was asked for, but {path} is compiled with {name} {facts[name]}, which cannot be "
+                f"changed any more: compile the model again with that, or leave it out."
             )
 
 

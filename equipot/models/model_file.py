@@ -323,6 +323,11 @@ def _foreign(path: Path, head: bytes) -> str:
         if pickled
         else "not a safetensors file"
     )
+    if path.suffix == ".pt2":
+        return (
+            f"{path} is a compiled potential, for md, relax and the ASE calculator; this needs the model file (*{SUFFIX}) "
+            "that it was compiled from."
+        )
     hint = _CONVERT if pickled or path.suffix in {".nqx", ".pt", ".pth", ".model"} else ""
     return f"{path} is no equipot model: it is {kind}. Give a *{SUFFIX} file written by equipot.{hint}"
 

@@ -4,9 +4,13 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.md.verlet import VelocityVerlet
 
+from equipot.deploy import EquipotCalculator
 from equipot.deploy import compiled as module
 from equipot.deploy.compiled import CompiledPotential, compile_potential, load_compiled, trial_graph
 from equipot.deploy.trace import Evaluation, export_evaluation, fixed_form, inputs_of
@@ -58,6 +62,20 @@ def compile_into(path: Path, out: Path, potential: Potential) -> Path:
             content = model.read_bytes() if entry.filename.endswith(".equipot") else old.read(entry)
             new.writestr(entry, content)
     return out
+
+
+def test_calculator_takes_it_for_dynamics(made: CompiledPotential) -> None:
+    atoms = Atoms("OH2", positions=[[0, 0, 0], [0.9, 0.1, 0], [-0.2, 0.9, 0]], cell=[4.0] * 3, pbc=True)
+    found, exact = atoms.copy(), atoms.copy()
+    found.calc = EquipotCalculator(made.path)
+    exact.calc = EquipotCalculator(made.potential)
+    for one in (found, exact):
+        VelocityVerlet(one, 0.5).run(5)
+    assert np.abs(found.positions - exact.positions).max() < 1e-12
+    assert np.abs(found.get_stress() - exact.get_stress()).max() < 1e-11
+    for name, value in (("dtype", "float32"), ("radial", "spline:64"), ("backend", "reference")):
+        with pytest.raises(EquipotError, match=f"{name} .*compile the model again"):
+            EquipotCalculator(made.path, **{name: value})
 
 
 def test_other_torch_or_processor_is_refused(made: CompiledPotential, monkeypatch: pytest.MonkeyPatch) -> None:
