@@ -325,8 +325,8 @@ def _foreign(path: Path, head: bytes) -> str:
     )
     if path.suffix == ".pt2":
         return (
-            f"{path} is a compiled potential, for md, relax and the ASE calculator; this needs the model file (*{SUFFIX}) "
-            "that it was compiled from."
+            f"{path} is a compiled potential, for md, relax and the ASE calculator; this needs the model file "
+            f"(*{SUFFIX}) that it was compiled from."
         )
     hint = _CONVERT if pickled or path.suffix in {".nqx", ".pt", ".pth", ".model"} else ""
     return f"{path} is no equipot model: it is {kind}. Give a *{SUFFIX} file written by equipot.{hint}"
