@@ -27,10 +27,13 @@ def spatially_sorted(atoms: Atoms, edge: float = 7.0) -> Atoms:
     return atoms[np.lexsort((np.arange(len(atoms)), bits))]
 
 
-def silicon() -> Atoms:
-    """512 atoms of diamond, displaced by 0.05 Å."""
-    atoms = bulk("Si", cubic=True).repeat(4)
+def silicon(num_atoms: int = 512) -> Atoms:
+    """So many atoms (8 times a cube) of diamond, displaced by 0.05 Å, sorted if many; with labels that mean nothing."""
+    atoms = bulk("Si", cubic=True).repeat(round((num_atoms / 8) ** (1 / 3)))
     atoms.rattle(0.05, seed=1)
+    atoms = atoms if num_atoms <= 512 else spatially_sorted(atoms)
+    atoms.info = {ENERGY: 0.0}
+    atoms.arrays[FORCES] = np.random.default_rng(2).normal(size=(len(atoms), 3))
     return atoms
 
 
@@ -75,13 +78,13 @@ class Tasks:
     _known: dict[str, list[Atoms]] = field(default_factory=dict)
 
     def structures(self, system: str) -> tuple[Path, list[Atoms]]:
-        """The file and the structures of a system: 3bpa-N, si-512 or cu-N."""
+        """The file and the structures of a system: 3bpa-N, si-N or cu-N."""
         path = self.folder / f"{system}.xyz"
         if system not in self._known:
             kind, count = system.split("-")
             makers = {
                 "3bpa": lambda: molecules(self.data, int(count)),
-                "si": lambda: [silicon()],
+                "si": lambda: [silicon(int(count))],
                 "cu": lambda: [copper(int(count))],
             }
             self._known[system] = makers[kind]()
@@ -92,7 +95,7 @@ class Tasks:
         """The task of one model and system, for every code; `neighbours`, E0 and scale are measured from the system."""
         path, structures = self.structures(system)
         r_max = model.design.r_max
-        sample = structures if len(structures[0]) < 5000 else [copper(512)]
+        sample = structures if len(structures[0]) < 5000 else [silicon() if system.startswith("si") else copper(512)]
         edges = sum(graph_from_atoms(a, r_max).num_edges for a in sample)
         species = sorted({int(z) for a in structures for z in a.numbers})
         labelled = kind == "train"

@@ -60,7 +60,9 @@ class Training:
 
     def __init__(self, model, predict, structures, dtype):
         self.model, self.predict = model, predict
-        self.reference, self.atoms = labels(structures, dtype)
+        place = next(model.parameters()).device
+        reference, atoms = labels(structures, dtype)
+        self.reference, self.atoms = tuple(x.to(place) for x in reference), atoms.to(place)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=LEARNING_RATE)
         self.first_forces = None
@@ -159,6 +161,17 @@ def peak_memory():
     return found
 
 
+def peak_on_gpu():
+    """Largest memory of tensors on the GPU, MB; None where none was used."""
+    return torch.cuda.max_memory_allocated() / 1024.0**2 if torch.cuda.is_initialized() else None
+
+
+def wait_for_gpu():
+    """Waits until everything that was asked of the GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def say(answer):
     print("ANSWER" + json.dumps(answer), flush=True)
 
@@ -184,12 +197,14 @@ def serve(make):
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "facts":
-            say({**subject.facts(), "baseline_MB": baseline, "peak_MB": peak_memory()})
+            say({**subject.facts(), "baseline_MB": baseline, "peak_MB": peak_memory(), "peak_gpu_MB": peak_on_gpu()})
             continue
         steps = command["steps"]
         prepare(steps)
+        wait_for_gpu()
         cpu, wall = time.process_time(), time.perf_counter()
         subject.run(steps)
+        wait_for_gpu()
         spent = time.process_time() - cpu, time.perf_counter() - wall
         say({"cpu_ms": 1e3 * spent[0] / steps, "wall_ms": 1e3 * spent[1] / steps, "steps": steps})
 

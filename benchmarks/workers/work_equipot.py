@@ -67,7 +67,7 @@ class OwnTraining:
             build_average(potential, optimiser, options), NullReporter(), lambda *_: None, StopRequest(),
         )  # fmt: skip
         self.indices = list(range(len(frames)))
-        self.batch = dataset.batch(self.indices)
+        self.batch = dataset.batch(self.indices).to(next(potential.parameters()).device)
         self.forces = None
 
     def run(self, steps):
@@ -90,6 +90,7 @@ def make(task):
     radial = None if task["radial"] == "default" else task["radial"]
     if radial is not None:
         potential.choose_radial(radial)
+    potential.to(task.get("device", "cpu"))
     choice = use_backend(potential, task["backend"], training=training)
     if training:
         subject = OwnTraining(task, potential, radial)

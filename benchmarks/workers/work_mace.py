@@ -36,7 +36,7 @@ def minibatch(task, structures):
 
 def training(task, model):
     structures = loop.read(task["structures"])
-    batch = minibatch(task, structures).to_dict()
+    batch = minibatch(task, structures).to(task.get("device", "cpu")).to_dict()
 
     def predict():
         out = model(batch, training=True, compute_force=True, compute_virials=False, compute_stress=False)
@@ -47,15 +47,22 @@ def training(task, model):
 
 def make(task):
     versions = {"mace-torch": mace.__version__, "torch": torch.__version__}
+    device = task.get("device", "cpu")
     torch.set_default_dtype(getattr(torch, task["dtype"]))
     if task.get("model_file"):
-        calculator = MACECalculator(model_paths=task["model_file"], device="cpu", default_dtype=task["dtype"])
+        calculator = MACECalculator(model_paths=task["model_file"], device=device, default_dtype=task["dtype"])
         return loop.calculations(task, calculator), versions
     model = build(task)
     loop.write_weights(task, export_mace.export, model)
+    model = model.to(device)
+    if task.get("accelerated"):
+        import cuequivariance_torch  # noqa: F401  (without it the conversion fails later, and says something else)
+        from mace.cli.convert_e3nn_cueq import run as to_cuequivariance
+
+        model = to_cuequivariance(model, device=device).to(device)
     if task["kind"] == "train":
         return training(task, model), versions
-    return loop.calculations(task, MACECalculator(models=model, device="cpu", default_dtype=task["dtype"])), versions
+    return loop.calculations(task, MACECalculator(models=model, device=device, default_dtype=task["dtype"])), versions
 
 
 if __name__ == "__main__":

@@ -41,8 +41,10 @@ def transforms(task):
 def training(task, model):
     structures = loop.read(task["structures"])
     mapper, neighbours = transforms(task)
+    device = task.get("device", "cpu")
     batch = AtomicDataDict.batched_from_list([neighbours(mapper(from_ase(a))) for a in structures])
-    model.train()
+    batch = AtomicDataDict.to_(batch, device)
+    model = model.to(device).train()
 
     def predict():
         out = model(dict(batch))
@@ -58,14 +60,15 @@ def compiled_calculator(task, model):
     compile_script.load_saved_model = lambda *_, **__: (model, data)
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/model.nequip.pt2"
-        compile_script.main(["-", path, "--mode", "aotinductor", "--device", "cpu", "--target", "ase"])
-        return NequIPCalculator.from_compiled_model(path, device="cpu")
+        device = task.get("device", "cpu")
+        compile_script.main(["-", path, "--mode", "aotinductor", "--device", device, "--target", "ase"])
+        return NequIPCalculator.from_compiled_model(path, device=device)
 
 
 def calculator_of(task, model):
     if task.get("compiled"):
         return compiled_calculator(task, model)
-    return NequIPCalculator(model=model.eval(), device="cpu", transforms=transforms(task))
+    return NequIPCalculator(model=model.eval(), device=task.get("device", "cpu"), transforms=transforms(task))
 
 
 def make(task):

@@ -25,8 +25,8 @@ def derivatives(function, inputs: list[torch.Tensor], seed: int = 1) -> list[tor
     """Value, gradients, and gradients of a random function of the gradients, in every input."""
     inputs = [x.detach().requires_grad_() for x in inputs]
     value = function(*inputs)
-    g = random(*value.shape, seed=seed, dtype=value.dtype).requires_grad_()
+    g = random(*value.shape, seed=seed, dtype=value.dtype).to(value.device).requires_grad_()
     first = torch.autograd.grad(value, inputs, g, create_graph=True)
-    cotangents = [random(*x.shape, seed=seed + 1 + n, dtype=x.dtype) for n, x in enumerate(first)]
+    cotangents = [random(*x.shape, seed=seed + 1 + n, dtype=x.dtype).to(x.device) for n, x in enumerate(first)]
     second = torch.autograd.grad(first, [g, *inputs], cotangents)
     return [value.detach(), *(x.detach() for x in first), *second]
