@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equipot.kernels.gate_map import GateMap
+from equipot.kernels.kept import Kept
 from equipot.kernels.linear_map import LinearMap
 from equipot.kernels.polynomial import Convolution, Product
 from equipot.kernels.reference import (
@@ -178,7 +179,7 @@ class ProductOperation(Operation):
         for n, matrix in enumerate(description.folding):
             self.register_buffer(f"folding_{n}", matrix.to(dtype), persistent=False)
         self.num_terms = len(description.terms)
-        self._folded: tuple[object, Tensor] | None = None
+        self._kept = Kept()
 
     @property
     def fused(self) -> bool:
@@ -200,13 +201,8 @@ class ProductOperation(Operation):
         return irreps_join(self.reference(A.unflatten(1, (-1, self.channels)), weights, species))
 
     def coefficients(self, weights: Sequence[Tensor]) -> Float[Tensor, "species term channel"]:
-        """Returns the coefficient of each monomial; kept until the weights change, where they are not trained."""
-        if torch.compiler.is_compiling() or any(w.requires_grad or w.is_inference() for w in weights):
-            return self._fold(weights)
-        state = [(w.data_ptr(), w._version, w.dtype) for w in weights]
-        if self._folded is None or self._folded[0] != state:
-            self._folded = (state, self._fold(weights))
-        return self._folded[1]
+        """Returns the coefficient of each monomial."""
+        return self._kept(weights, self._fold)
 
     def _fold(self, weights: Sequence[Tensor]) -> Tensor:
         folding = [self.get_buffer(f"folding_{n}") for n in range(len(weights))]
@@ -231,7 +227,7 @@ class LinearOperation(Operation):
         self.description = description
         self.names = [str(block.ir) for block in description.blocks]
         self.reference = ReferenceLinear(description)
-        self._joined: tuple[list[tuple[int, int]], list[Tensor], Tensor] | None = None
+        self._kept = Kept()
 
     def forward(
         self, x: Float[Tensor, "node dim_in"], matrices: Sequence[Tensor], groups: SpeciesGroups | None = None
@@ -246,21 +242,10 @@ class LinearOperation(Operation):
         return torch.ops.equipot.irreps_linear(x, self._rows(matrices, rows), order, starts, self.key)
 
     def _rows(self, matrices: Sequence[Tensor], rows: int) -> Float[Tensor, "_rows weights"]:
-        """The matrices side by side; kept until they change, where they are parameters that are not trained."""
+        """The matrices side by side."""
         if len(matrices) == 1:
             return matrices[0].reshape(rows, -1)
-        if torch.compiler.is_compiling() or not all(_is_fixed(W) for W in matrices):
-            return torch.cat([W.reshape(rows, -1) for W in matrices], dim=1)
-        state = [(W.data_ptr(), W._version) for W in matrices]
-        if self._joined is None or self._joined[0] != state:
-            with torch.inference_mode(False):  # such tensors could not be used outside of it
-                aliases = [W.detach() for W in matrices]  # they keep the memory, so that no other can have its address
-                self._joined = (state, aliases, torch.cat([W.reshape(rows, -1) for W in aliases], dim=1))
-        return self._joined[2]
-
-
-def _is_fixed(W: Tensor) -> bool:
-    return isinstance(W, nn.Parameter) and not W.requires_grad and not W.is_inference()
+        return self._kept(matrices, lambda each: torch.cat([W.reshape(rows, -1) for W in each], dim=1))
 
 
 class GateOperation(Operation):
