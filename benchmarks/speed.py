@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     add("--compiled-peers", action="store_true", help="nequip compiled too (takes minutes)")
     add("--rows", default="", help="only rows whose names match one of these, comma-separated")
     add("--backend", default="auto", help="of ours: auto, reference, cpu, …")
+    add("--compile", action="store_true", help="ours in dynamics compiled, as by equipot compile (a minute each)")
     add("--radial", default="default", help="radial functions of ours: default, exact, spline, spline:KNOTS")
     add("--threads", type=int, default=1, help="of every code, but in the rows about threads")
     add("--repeats", type=int, default=5, help="turns of every code, 5 at least")
@@ -58,7 +59,8 @@ def main() -> None:
     out = sys.stderr if a.json else sys.stdout
     document: dict[str, Any] = {"machine": describe()}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Tasks(Path(folder), a.data, {"backend": a.backend, "radial": a.radial}), settings)
+        choices = {"backend": a.backend, "radial": a.radial, "compile": a.compile}
+        bench = Bench(Tasks(Path(folder), a.data, choices), settings)
         document["machine"]["rates"] = found = rates(a.threads, a.quick)
         print(table.heading(document["machine"]), file=out, flush=True)
         if a.scaling:

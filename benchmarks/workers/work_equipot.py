@@ -1,6 +1,8 @@
 """equipot: the step of its own training loop, and its own ASE calculator."""
 
+import atexit
 import inspect
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from equipot.convert import convert_model
 from equipot.data.dataset import Dataset
 from equipot.data.frame import Frame
 from equipot.deploy import EquipotCalculator
+from equipot.deploy.compiled import compile_potential
 from equipot.design import Design
 from equipot.fit import FitOptions
 from equipot.fit.distributed import current
@@ -84,6 +87,13 @@ class OwnTraining:
         }  # fmt: skip
 
 
+def compiled(potential):
+    """The path of the potential as `equipot compile` writes it; the folder goes when the worker ends."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return compile_potential(potential, Path(folder, "model.pt2")).path
+
+
 def make(task):
     given, training = task.get("model_file"), task["kind"] == "train"
     potential = load_potential(given, dtype=task["dtype"]) if given else potential_of(task)
@@ -95,12 +105,13 @@ def make(task):
     if training:
         subject = OwnTraining(task, potential, radial)
     else:
-        choices = accepted(EquipotCalculator, backend=task["backend"], radial=radial)
-        calculator = EquipotCalculator(potential, **choices)
+        potential.eval().requires_grad_(False)
+        calculator = EquipotCalculator(compiled(potential) if task.get("compile") else potential)
         potential = calculator.potential
         subject = loop.calculations(task, calculator)
     versions = {"equipot": equipot.__version__, "torch": torch.__version__}
-    return subject, {**versions, "backend": str(choice), "radial": potential.radial}
+    form = f"{choice}, compiled" if task.get("compile") and not training else str(choice)
+    return subject, {**versions, "backend": form, "radial": potential.radial}
 
 
 if __name__ == "__main__":
