@@ -80,6 +80,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.device = device_of(self.model)
+        self.parameters = list(trainable(self.model).values())
         self.num_atoms = [int(n) for n in self.train.num_atoms]
         self.minibatches = minibatches(self.num_atoms, self.options, 0)
         self.learns_derivatives = learns_derivatives(self.train, self.options)

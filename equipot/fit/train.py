@@ -215,7 +215,7 @@ def take_step(run: Run, indices: Sequence[int], batch: Batch | None) -> None:
     Raises:
         NonFiniteError: L or ‖g‖ is not finite.
     """
-    parameters = list(trainable(run.model).values())
+    parameters = run.parameters
     weights, lr = run.options.loss_weights(run.state.stage), run.lr
     sums, gradients = _share_of_step(run, batch, parameters)
     for parameter, gradient in zip(parameters, run.processes.sum_gradients(gradients, parameters), strict=True):

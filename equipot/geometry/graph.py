@@ -55,7 +55,8 @@ class Graph:
         """Returns r_ij = r_j + S·cell − r_i for every edge j → i, Å, float64."""
         r_j = self.positions.index_select(0, self.senders)
         r_i = self.positions.index_select(0, self.receivers)
-        cell = self.cell.index_select(0, self.system.index_select(0, self.receivers))
+        one = self.num_systems == 1
+        cell = self.cell if one else self.cell.index_select(0, self.system.index_select(0, self.receivers))
         return r_j - r_i + (self.shifts.unsqueeze(-1) * cell).sum(dim=1)
 
     def to(self, device: torch.device | str) -> "Graph":

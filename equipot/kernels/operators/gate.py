@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from equipot.kernels.gate_map import GateMap
-from equipot.kernels.operators.library import LIBRARY, no_third_derivative, wanted
+from equipot.kernels.operators.library import LIBRARY, differentiate, no_third_derivative, wanted
 
 LIBRARY.define("gate(Tensor x, str key) -> Tensor")
 LIBRARY.define("gate_backward(Tensor gy, Tensor x, str key) -> Tensor")
@@ -57,6 +57,6 @@ def _double_backward(ctx: FunctionCtx, xx: Tensor | None) -> tuple[Tensor | None
     return *(g if n else None for g, n in zip(gradients, need, strict=True)), None
 
 
-torch.library.register_autograd("equipot::gate", _backward, setup_context=_remember, lib=LIBRARY)
-torch.library.register_autograd("equipot::gate_backward", _double_backward, setup_context=_remember, lib=LIBRARY)
+differentiate("equipot::gate", _backward, _remember)
+differentiate("equipot::gate_backward", _double_backward, _remember)
 no_third_derivative("equipot::gate_double_backward")

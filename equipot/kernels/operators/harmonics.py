@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from equipot.kernels.operators.library import LIBRARY, no_third_derivative, wanted
+from equipot.kernels.operators.library import LIBRARY, differentiate, no_third_derivative, wanted
 
 _REST = "Tensor vectors, int lmax, float sign, ScalarType dtype"
 LIBRARY.define(f"edge_harmonics({_REST}) -> (Tensor, Tensor)")
@@ -88,8 +88,6 @@ def _double_backward(ctx: FunctionCtx, vv: Tensor | None) -> tuple[Tensor | None
     return *(g if n else None for g, n in zip(gradients, need, strict=True)), None, None, None
 
 
-torch.library.register_autograd("equipot::edge_harmonics", _backward, setup_context=_remember, lib=LIBRARY)
-torch.library.register_autograd(
-    "equipot::edge_harmonics_backward", _double_backward, setup_context=_remember_backward, lib=LIBRARY
-)
+differentiate("equipot::edge_harmonics", _backward, _remember)
+differentiate("equipot::edge_harmonics_backward", _double_backward, _remember_backward)
 no_third_derivative("equipot::edge_harmonics_double_backward")

@@ -1,6 +1,10 @@
 """The operators' namespace, and which gradients a backward pass is asked for."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import Node
 
@@ -28,6 +32,47 @@ def _reached(node: Node) -> bool:
         return True
 
 
+def differentiate(
+    name: str,
+    backward: Callable[..., Sequence[Tensor | None]],
+    remember: Callable[[FunctionCtx, tuple, Any], None],
+) -> None:
+    """Registers the derivative of an operator whose arguments have no defaults.
+
+    It does what `torch.library.register_autograd` does, without looking at the schema in every call, which takes longer
+    than a small kernel.
+
+    Args:
+        name: Operator, with the namespace.
+        backward: Of context and gradients of the results; returns a gradient or None for each argument.
+        remember: Of context, arguments and result; keeps what `backward` needs.
+    """
+    operator = getattr(torch.ops.equipot, name.removeprefix("equipot::")).default
+    below, next_key = torch._C._AutoDispatchBelowAutograd, torch._C._after_autograd_keyset
+
+    class Derivative(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            *inputs, keys = arguments
+            with below():
+                result = operator.redispatch(keys & next_key, *inputs)
+            remember(ctx, tuple(inputs), result)
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return (*backward(ctx, *gradients), None)
+
+    def differentiable(keys: Any, *inputs: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return Derivative.apply(*inputs, keys)
+        with below():
+            return operator.redispatch(keys & next_key, *inputs)
+
+    Derivative.__name__ = Derivative.__qualname__ = f"Derivative_{name.removeprefix('equipot::')}"
+    LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
+
+
 def no_third_derivative(name: str) -> None:
     """Registers the derivative of a double backward: an error that says what to do.
 
@@ -35,10 +80,10 @@ def no_third_derivative(name: str) -> None:
         name: Operator, with the namespace.
     """
 
-    def raise_error(ctx: FunctionCtx, *gradients: torch.Tensor) -> None:
+    def raise_error(ctx: FunctionCtx, *gradients: Tensor) -> Sequence[Tensor | None]:
         raise RuntimeError(
             f"{name}: fused kernels have first and second derivatives; for third ones use the plain-torch operations "
             "(backend 'reference')."
         )
 
-    torch.library.register_autograd(name, raise_error, setup_context=lambda ctx, inputs, output: None, lib=LIBRARY)
+    differentiate(name, raise_error, lambda ctx, inputs, output: None)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from equipot.kernels.linear_map import LinearMap
-from equipot.kernels.operators.library import LIBRARY, wanted
+from equipot.kernels.operators.library import LIBRARY, differentiate, wanted
 
 _GROUPS = "Tensor? order, Tensor? starts, str key"
 LIBRARY.define(f"irreps_linear(Tensor x, Tensor W, {_GROUPS}) -> Tensor")
@@ -89,4 +89,4 @@ for _name, _backward in (
     ("irreps_linear_transposed", _transposed_backward),
     ("irreps_linear_outer", _outer_backward),
 ):
-    torch.library.register_autograd(f"equipot::{_name}", _backward, setup_context=_remember, lib=LIBRARY)
+    differentiate(f"equipot::{_name}", _backward, _remember)

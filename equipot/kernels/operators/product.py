@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from equipot.kernels.operators.library import LIBRARY, no_third_derivative, wanted
+from equipot.kernels.operators.library import LIBRARY, differentiate, no_third_derivative, wanted
 from equipot.kernels.polynomial import Product
 
 _GROUPS = "Tensor? order, Tensor? starts, str key"
@@ -102,8 +102,6 @@ def _chosen(gradients: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | 
     return [g if n else None for g, n in zip(gradients, need, strict=True)]
 
 
-torch.library.register_autograd("equipot::product", _backward, setup_context=_remember, lib=LIBRARY)
-torch.library.register_autograd(
-    "equipot::product_backward", _double_backward, setup_context=_remember_backward, lib=LIBRARY
-)
+differentiate("equipot::product", _backward, _remember)
+differentiate("equipot::product_backward", _double_backward, _remember_backward)
 no_third_derivative("equipot::product_double_backward")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from equipot.kernels import spline as reference
-from equipot.kernels.operators.library import LIBRARY, no_third_derivative, wanted
+from equipot.kernels.operators.library import LIBRARY, differentiate, no_third_derivative, wanted
 
 LIBRARY.define("spline(Tensor T, Tensor u) -> Tensor")
 LIBRARY.define("spline_backward(Tensor g, Tensor T, Tensor u, bool[] need) -> (Tensor, Tensor)")
@@ -132,6 +132,6 @@ def _double_backward(ctx: FunctionCtx, TT: Tensor | None, uu: Tensor | None) -> 
     return *(x if n else None for x, n in zip(gradients, need, strict=True)), None
 
 
-torch.library.register_autograd("equipot::spline", _backward, setup_context=_remember, lib=LIBRARY)
-torch.library.register_autograd("equipot::spline_backward", _double_backward, setup_context=_remember, lib=LIBRARY)
+differentiate("equipot::spline", _backward, _remember)
+differentiate("equipot::spline_backward", _double_backward, _remember)
 no_third_derivative("equipot::spline_double_backward")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 import equipot.kernels.operators.spline  # noqa: F401  (registers what the derivative uses)
-from equipot.kernels.operators.library import LIBRARY, wanted
+from equipot.kernels.operators.library import LIBRARY, differentiate, wanted
 from equipot.kernels.polynomial import Convolution
 
 _EDGES = "Tensor senders, Tensor receivers, Tensor starts, str key"
@@ -66,4 +66,4 @@ def _backward(ctx: FunctionCtx, ga: Tensor | None) -> tuple[Tensor | None, ...]:
     return *(g if n else None for g, n in gradients), None, None, None, None
 
 
-torch.library.register_autograd("equipot::splined_convolution", _backward, setup_context=_remember, lib=LIBRARY)
+differentiate("equipot::splined_convolution", _backward, _remember)
