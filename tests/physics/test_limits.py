@@ -10,7 +10,19 @@ from equipot.geometry import batch_graphs, evaluate
 from equipot.models import Potential
 from equipot.points import NAMED_POINTS, mace, nequip_nosc_e0
 
-from .small import R_MAX, SMALL, STATISTICS, STRUCTURES, Structure, cluster, every_point, point, potential, relative
+from .small import (
+    FUSED,
+    R_MAX,
+    SMALL,
+    STATISTICS,
+    STRUCTURES,
+    Structure,
+    cluster,
+    every_point,
+    point,
+    potential,
+    relative,
+)
 
 E0 = dict(zip(STATISTICS.species, STATISTICS.atomic_energies, strict=True))
 OPEN = (False, False, False)
@@ -44,7 +56,8 @@ def test_energy_force_and_curvature_go_to_zero_together_at_the_cutoff(case):
     assert (nearer.abs() > 1e-14).all()
     fall = torch.log2((near / nearer).abs())
     assert (fall > torch.tensor([2.7, 1.7, 0.7])).all(), fall
-    assert curve(model, R_MAX + 1e-9).abs().max() == 0.0
+    beyond = 1e-13 if case in FUSED else 0.0  # fused sums over edges are in another order with edges that add nothing
+    assert curve(model, R_MAX + 1e-9).abs().max() <= beyond
 
 
 @every_point
