@@ -36,7 +36,7 @@ def chunks(starts: Tensor, rows: int, size: int) -> Chunks:
         size: Rows of one chunk, at most.
     """
     groups = starts.shape[0] - 1
-    count = -(-rows // size) + groups
+    count = -(-rows // size) + min(groups, rows)
     per_group = (starts[1:] - starts[:-1] + size - 1) // size
     first = torch.cat([starts.new_zeros(1), per_group.cumsum(0)])
     chunk = torch.arange(count, device=starts.device)
@@ -54,8 +54,8 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["columns"])
 def sum_chunks(parts, first, out, columns):
-    group = tl.program_id(1).to(tl.int64)
-    k = tl.program_id(0).to(tl.int64) * {BLOCK} + tl.arange(0, {BLOCK})
+    group = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * {BLOCK} + tl.arange(0, {BLOCK})
     inside = k < columns
     total = tl.zeros(({BLOCK},), out.dtype.element_ty)
     begin = tl.load(first + group)
@@ -71,6 +71,6 @@ def sum_chunks(parts: Tensor, given: Chunks) -> Tensor:
     groups = given.first.shape[0] - 1
     out = parts.new_empty((groups, *parts.shape[1:]))
     columns = out[:1].numel()
-    kernel = Kernel(SUM, "sum_chunks", ("parts", "first", "out", "columns"), groups)
-    launch(kernel, -(-columns // BLOCK), {"parts": parts, "first": given.first, "out": out, "columns": columns})
+    kernel = Kernel(SUM, "sum_chunks", ("parts", "first", "out", "columns"), -(-columns // BLOCK))
+    launch(kernel, groups, {"parts": parts, "first": given.first, "out": out, "columns": columns})
     return out
