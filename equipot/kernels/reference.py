@@ -183,7 +183,7 @@ class ReferenceProduct(nn.Module):
     def forward(
         self,
         A: Float[Tensor, "node lm channel"],
-        weights: list[Float[Tensor, "_path species channel"]],
+        weights: Sequence[Float[Tensor, "_path species channel"]],
         species: Int[Tensor, " node"],
     ) -> list[Float[Tensor, "node _m channel"]]:
         """Returns B per output irrep; `weights` has one tensor for each of `terms`, in that order."""

@@ -133,7 +133,7 @@ def test_operands_of_other_widths_are_refused() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_key_names_the_description(case: str) -> None:
-    d = linear_map(*(Irreps(text) for text in CASES[case]), fan=3)
+    d = linear_map(*(Irreps(text) for text in CASES[case]), fan=3.0)
     assert LinearMap.from_key(d.key) == d
 
 
