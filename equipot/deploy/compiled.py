@@ -165,7 +165,7 @@ def load_compiled(
             _refuse_other_form(path, facts, asked)
             model = Path(folder, "model.equipot")
             model.write_bytes(archive.read(names[_MODEL]))
-            potential = load_potential(model, dtype=facts["dtype"])
+            potential = load_potential(model, dtype=facts["dtype"], device=facts["device"])
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         if isinstance(error, EquipotError):
             raise

@@ -17,7 +17,7 @@ from equipot.models.potential import Potential
 
 MOST_ATOMS, MOST_EDGES = 2**24, 2**31
 MOST_TABLES = 100
-"""Splines of so many pairs of elements are kept in a compiled potential; beyond, radial functions stay exact."""
+"""Splines of so many pairs of elements can be kept in a compiled potential."""
 
 
 class Evaluation(torch.nn.Module):
@@ -116,9 +116,13 @@ def fixed_form(potential: Potential) -> Potential:
     """Returns a copy whose weights are constants and that decides nothing by what its tensors hold."""
     fixed = copy.deepcopy(potential).eval().requires_grad_(False)
     fixed.refuse_unknown = _no_check  # type: ignore[method-assign]
-    if isinstance(fixed.to_edges, RadialSpline) and fixed.to_edges.num_tables > MOST_TABLES:
-        fixed.choose_radial("exact")
     if isinstance(fixed.to_edges, RadialSpline):
+        if fixed.to_edges.num_tables > MOST_TABLES:
+            raise EquipotError(
+                f"the radial splines have {fixed.to_edges.num_tables} tables, one for each element or pair of "
+                f"elements, and a compiled potential holds {MOST_TABLES} at most: compile it with exact radial "
+                "functions (--radial exact)."
+            )
         fixed.to_edges.present = fixed.to_edges.every_table  # type: ignore[method-assign]
     if use_backend(fixed, "auto", training=False).name == "reference":
         raise EquipotError(

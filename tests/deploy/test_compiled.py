@@ -118,3 +118,11 @@ def test_folding_leaves_the_potential_alone() -> None:
     assert all(not p.requires_grad for p in fixed.parameters()) and all(p.requires_grad for p in potential.parameters())
     Evaluation(fixed)(*inputs_of(trial_graph(potential, 4)))
     assert all(torch.equal(before[name], value) for name, value in potential.state_dict().items())
+
+
+def test_more_tables_than_it_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair of three elements has a table of its own: nine."""
+    monkeypatch.setattr("equipot.deploy.trace.MOST_TABLES", 8)
+    potential = small("mace", distance_transform="agnesi").choose_radial("spline:16")
+    with pytest.raises(EquipotError, match=r"9 tables.*--radial exact"):
+        fixed_form(potential)
