@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from equipot.kernels.operators.library import LIBRARY, differentiate, no_third_derivative, wanted
+from equipot.kernels.operators.library import (
+    LIBRARY,
+    chosen,
+    differentiate,
+    like_if,
+    no_third_derivative,
+    remember,
+    remember_backward,
+    wanted,
+)
 from equipot.kernels.polynomial import Convolution
 
 _EDGES = "Tensor senders, Tensor receivers, Tensor starts, str key"
@@ -38,7 +47,7 @@ def _(
     ga: Tensor, h: Tensor, Y: Tensor, R: Tensor, senders: Tensor, receivers: Tensor, starts: Tensor, key: str,
     need: Sequence[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return tuple(_like_if(x, n) for x, n in zip((h, Y, R), need, strict=True))
+    return tuple(like_if(x, n) for x, n in zip((h, Y, R), need, strict=True))
 
 
 @torch.library.register_fake("equipot::convolution_double_backward", lib=LIBRARY)
@@ -46,18 +55,7 @@ def _(
     hh: Tensor | None, YY: Tensor | None, RR: Tensor | None, ga: Tensor, h: Tensor, Y: Tensor, R: Tensor,
     senders: Tensor, receivers: Tensor, starts: Tensor, key: str, need: Sequence[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return tuple(_like_if(x, n) for x, n in zip((ga, h, Y, R), need, strict=True))
-
-
-def _like_if(x: Tensor, needed: bool) -> Tensor:
-    return x.new_empty(x.shape) if needed else x.new_empty(0)
-
-
-def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    *tensors, key = inputs
-    ctx.key = key  # type: ignore[attr-defined]
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
+    return tuple(like_if(x, n) for x, n in zip((ga, h, Y, R), need, strict=True))
 
 
 def _backward(ctx: FunctionCtx, ga: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -65,14 +63,7 @@ def _backward(ctx: FunctionCtx, ga: Tensor | None) -> tuple[Tensor | None, ...]:
     if ga is None or not any(need):
         return (None,) * 7
     gradients = torch.ops.equipot.convolution_backward(ga.contiguous(), *ctx.saved_tensors, ctx.key, need)  # type: ignore[attr-defined]
-    return *_chosen(gradients, need), None, None, None, None
-
-
-def _remember_backward(ctx: FunctionCtx, inputs: tuple, output: tuple) -> None:
-    *tensors, key, _ = inputs
-    ctx.key = key  # type: ignore[attr-defined]
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
+    return *chosen(gradients, need), None, None, None, None
 
 
 def _double_backward(ctx: FunctionCtx, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -81,13 +72,9 @@ def _double_backward(ctx: FunctionCtx, *cotangents: Tensor | None) -> tuple[Tens
         return (None,) * 9
     given = [None if c is None or c.numel() == 0 else c.contiguous() for c in cotangents]
     gradients = torch.ops.equipot.convolution_double_backward(*given, *ctx.saved_tensors, ctx.key, need)  # type: ignore[attr-defined]
-    return *_chosen(gradients, need), None, None, None, None, None
+    return *chosen(gradients, need), None, None, None, None, None
 
 
-def _chosen(gradients: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | None]:
-    return [g if n else None for g, n in zip(gradients, need, strict=True)]
-
-
-differentiate("equipot::convolution", _backward, _remember)
-differentiate("equipot::convolution_backward", _double_backward, _remember_backward)
+differentiate("equipot::convolution", _backward, remember)
+differentiate("equipot::convolution_backward", _double_backward, remember_backward)
 no_third_derivative("equipot::convolution_double_backward")

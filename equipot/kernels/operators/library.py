@@ -32,6 +32,29 @@ def _reached(node: Node) -> bool:
         return True
 
 
+def like_if(x: Tensor, needed: bool) -> Tensor:
+    """Returns memory for a gradient of x, or an empty tensor where it is not wanted."""
+    return x.new_empty(x.shape) if needed else x.new_empty(0)
+
+
+def chosen(gradients: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | None]:
+    """Returns the gradients that are wanted, and None for the others."""
+    return [g if n else None for g, n in zip(gradients, need, strict=True)]
+
+
+def remember(ctx: FunctionCtx, inputs: tuple, output: Any) -> None:
+    """Keeps the tensors and the key, which comes last, of an operator."""
+    *tensors, key = inputs
+    ctx.key = key  # type: ignore[attr-defined]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def remember_backward(ctx: FunctionCtx, inputs: tuple, output: tuple) -> None:
+    """As `remember`, for a backward operator, whose last argument says what is wanted."""
+    remember(ctx, inputs[:-1], output)
+
+
 def differentiate(
     name: str,
     backward: Callable[..., Sequence[Tensor | None]],

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from equipot.kernels.operators.library import LIBRARY, differentiate, no_third_derivative, wanted
+from equipot.kernels.operators.library import (
+    LIBRARY,
+    chosen,
+    differentiate,
+    like_if,
+    no_third_derivative,
+    remember,
+    remember_backward,
+    wanted,
+)
 from equipot.kernels.polynomial import Product
 
 _GROUPS = "Tensor? order, Tensor? starts, str key"
@@ -52,7 +61,7 @@ def _(A: Tensor, C: Tensor, order: Tensor | None, starts: Tensor | None, key: st
 def _(
     gB: Tensor, A: Tensor, C: Tensor, order: Tensor | None, starts: Tensor | None, key: str, need: Sequence[bool]
 ) -> tuple[Tensor, ...]:
-    return tuple(_like_if(x, n) for x, n in zip((A, C), need, strict=True))
+    return tuple(like_if(x, n) for x, n in zip((A, C), need, strict=True))
 
 
 @torch.library.register_fake("equipot::product_double_backward", lib=LIBRARY)
@@ -60,18 +69,7 @@ def _(
     AA: Tensor | None, CC: Tensor | None, gB: Tensor, A: Tensor, C: Tensor, order: Tensor | None,
     starts: Tensor | None, key: str, need: Sequence[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return tuple(_like_if(x, n) for x, n in zip((gB, A, C), need, strict=True))
-
-
-def _like_if(x: Tensor, needed: bool) -> Tensor:
-    return x.new_empty(x.shape) if needed else x.new_empty(0)
-
-
-def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    *tensors, key = inputs
-    ctx.key = key  # type: ignore[attr-defined]
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
+    return tuple(like_if(x, n) for x, n in zip((gB, A, C), need, strict=True))
 
 
 def _backward(ctx: FunctionCtx, gB: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -79,14 +77,7 @@ def _backward(ctx: FunctionCtx, gB: Tensor | None) -> tuple[Tensor | None, ...]:
     if gB is None or not any(need):
         return (None,) * 5
     gradients = torch.ops.equipot.product_backward(gB.contiguous(), *ctx.saved_tensors, ctx.key, need)  # type: ignore[attr-defined]
-    return *_chosen(gradients, need), None, None, None
-
-
-def _remember_backward(ctx: FunctionCtx, inputs: tuple, output: tuple) -> None:
-    *tensors, key, _ = inputs
-    ctx.key = key  # type: ignore[attr-defined]
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
+    return *chosen(gradients, need), None, None, None
 
 
 def _double_backward(ctx: FunctionCtx, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -95,13 +86,9 @@ def _double_backward(ctx: FunctionCtx, *cotangents: Tensor | None) -> tuple[Tens
     if all(c is None for c in given) or not any(need):
         return (None,) * 7
     gradients = torch.ops.equipot.product_double_backward(*given, *ctx.saved_tensors, ctx.key, need)  # type: ignore[attr-defined]
-    return *_chosen(gradients, need), None, None, None, None
+    return *chosen(gradients, need), None, None, None, None
 
 
-def _chosen(gradients: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor | None]:
-    return [g if n else None for g, n in zip(gradients, need, strict=True)]
-
-
-differentiate("equipot::product", _backward, _remember)
-differentiate("equipot::product_backward", _double_backward, _remember_backward)
+differentiate("equipot::product", _backward, remember)
+differentiate("equipot::product_backward", _double_backward, remember_backward)
 no_third_derivative("equipot::product_double_backward")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 import equipot.kernels.operators.spline  # noqa: F401  (registers what the derivative uses)
-from equipot.kernels.operators.library import LIBRARY, differentiate, wanted
+from equipot.kernels.operators.library import LIBRARY, differentiate, remember, wanted
 from equipot.kernels.polynomial import Convolution
 
 _EDGES = "Tensor senders, Tensor receivers, Tensor starts, str key"
@@ -40,13 +40,6 @@ def _(
     return tuple(x.new_empty(x.shape if n else 0) for x, n in zip((h, Y, u), need, strict=True))
 
 
-def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    *tensors, key = inputs
-    ctx.key = key  # type: ignore[attr-defined]
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
-
-
 def _backward(ctx: FunctionCtx, ga: Tensor | None) -> tuple[Tensor | None, ...]:
     of_h, of_Y, of_T, of_u = need = wanted(ctx, 4)
     h, Y, T, u, *edges = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -66,4 +59,4 @@ def _backward(ctx: FunctionCtx, ga: Tensor | None) -> tuple[Tensor | None, ...]:
     return *(g if n else None for g, n in gradients), None, None, None, None
 
 
-differentiate("equipot::splined_convolution", _backward, _remember)
+differentiate("equipot::splined_convolution", _backward, remember)
