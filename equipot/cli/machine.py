@@ -41,8 +41,7 @@ def _machine() -> dict[str, Any]:
         "options": " ".join(here.options) if here else "–",
         "vectors": f"{here.vectors}, {8 * here.vector_bytes} bits" if here else "–",
         "cache_folder": f"{folder} ({len(kept)} kernels, {sum(f.stat().st_size for f in kept) / 1e6:.1f} MB)",
-        "threads": f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores"
-        + ("" if here is None or here.threads else "; compiled operations use one"),
+        "threads": f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores",
         "triton": _version("triton"),
         "cuequivariance": _version("cuequivariance"),
         "torch": torch.__version__,

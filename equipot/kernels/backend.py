@@ -76,8 +76,7 @@ def _cpu(place: torch.device) -> tuple[str | None, str]:
         compiler.probe()
     except (compiler.CompilationError, OSError) as error:
         return f"the C++ compiler does not work ({str(error).splitlines()[0]})", ""
-    threads = "" if here.threads else ", one thread (no OpenMP beside torch's)"
-    return None, f"generated C++ for {here.vectors} by {here.version}{threads}"
+    return None, f"generated C++ for {here.vectors} by {here.version}"
 
 
 def _cuequivariance(place: torch.device) -> tuple[str | None, str]:

@@ -24,9 +24,11 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-HEADER = Path(__file__).with_name("vectors.h")
+HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "threads.h")]
+"""What every source begins with."""
+THREADS = Path(__file__).with_name("threads.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
+OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
 TIME_LIMIT = 600.0
 """Seconds that one compilation may take."""
 
@@ -41,7 +43,6 @@ class Target:
         options: Its options.
         vector_bytes: Width of the processor's vectors: 64 (AVX-512), 32 (AVX, AVX2) or 16 (SSE, NEON).
         registers: Number of vector registers.
-        threads: Whether OpenMP can be used.
         fingerprint: Hash of all macros that the compiler defines for this processor.
     """
 
@@ -50,7 +51,6 @@ class Target:
     options: tuple[str, ...]
     vector_bytes: int
     registers: int
-    threads: bool
     fingerprint: str
 
     def lanes(self, dtype: torch.dtype) -> int:
@@ -94,38 +94,8 @@ def _describe(compiler: str) -> Target | None:
     vector_bytes = 64 if "__AVX512F__" in names else 32 if "__AVX__" in names else 16
     registers = 32 if "__AVX512F__" in names or "__aarch64__" in names else 16
     options = (*OPTIONS, native, *shlex.split(os.environ.get("EQUIPOT_CXX_OPTIONS", "")))
-    openmp = _openmp(compiler, clang="__clang__" in names)
-    return Target(
-        compiler, version.splitlines()[0], (*options, *openmp), vector_bytes, registers, bool(openmp),
-        hashlib.sha256(macros.encode()).hexdigest()[:16],
-    )  # fmt: skip
-
-
-def _openmp(compiler: str, *, clang: bool) -> tuple[str, ...]:
-    """Options for OpenMP by the very library that torch runs on; none where that cannot be had.
-
-    Two such libraries in one process would wait for each other's threads.
-    """
-    loaded = _loaded_openmp()
-    if loaded is None or clang or "gomp" not in loaded.name:
-        return ()
-    with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder, "probe.so")
-        options = ("-fopenmp", f"-L{loaded.parent}")
-        source = "#include <omp.h>\nextern \"C\" int n() { return omp_get_max_threads(); }"  # fmt: skip
-        made = _run([compiler, "-shared", "-fPIC", *options, "-x", "c++", "-", "-o", str(probe)], source)
-        return ("-fopenmp",) if made is not None else ()
-
-
-def _loaded_openmp() -> Path | None:
-    """The OpenMP library of this process, if its name is the plain one that linkers look for."""
-    try:
-        maps = Path("/proc/self/maps").read_text()
-    except OSError:
-        return None
-    paths = {line.split()[-1] for line in maps.splitlines() if "omp" in line.rsplit("/", 1)[-1]}
-    plain = [Path(p) for p in paths if Path(p).name.startswith("libgomp.so")]
-    return plain[0] if len(plain) == 1 and len([p for p in paths if "gomp" in p]) == 1 else None
+    fingerprint = hashlib.sha256(macros.encode()).hexdigest()[:16]
+    return Target(compiler, version.splitlines()[0], options, vector_bytes, registers, fingerprint)
 
 
 def _run(command: Sequence[str], text: str | None = None) -> str | None:
@@ -146,8 +116,16 @@ def load(source: str) -> ctypes.CDLL:
     known = _libraries.get(source)
     if known is None:
         known = ctypes.CDLL(str(_library_path(source)))
+        pointer = ctypes.c_void_p.in_dll(known, "run_on_threads")
+        pointer.value = ctypes.cast(_threads().run, ctypes.c_void_p).value
         _libraries[source] = known
     return known
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ctypes.CDLL:
+    """The one library whose threads all others work on."""
+    return ctypes.CDLL(str(_library_path(THREADS.read_text(encoding="utf-8"))))
 
 
 def compile_all(sources: Sequence[str]) -> int:
@@ -195,8 +173,12 @@ def _library_path(source: str) -> Path:
 
 def _cached(source: str) -> Path:
     here = target_or_error()
-    content = "\n".join([HEADER.read_text(), source, here.compiler, here.version, here.fingerprint, *here.options])
+    content = "\n".join([_complete(source), here.compiler, here.version, here.fingerprint, *here.options])
     return cache_folder() / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.so"
+
+
+def _complete(source: str) -> str:
+    return "".join(header.read_text(encoding="utf-8") for header in HEADERS) + source
 
 
 def target_or_error() -> Target:
@@ -219,8 +201,7 @@ def _build(source: str, path: Path) -> None:
         command = [here.compiler, *here.options, "-shared", "-x", "c++", "-", "-o", str(made)]
         try:
             done = subprocess.run(
-                command, input=HEADER.read_text() + source, capture_output=True, text=True, timeout=TIME_LIMIT,
-                check=False,
+                command, input=_complete(source), capture_output=True, text=True, timeout=TIME_LIMIT, check=False
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CompilationError(f"{here.compiler} could not be run: {error}") from error

@@ -235,16 +235,16 @@ def _driver(code: Code, g: Gradient) -> None:
     code("return;")
     code("}")
     code("Partial<T> partial(threads, DH);")
-    code("#pragma omp parallel for schedule(static, 1) num_threads(threads)")
-    code("for (int part = 0; part < threads; ++part) {")
-    code("const int64_t begin = starts[share_begin(starts, num_nodes, part, threads)];")
-    code("const int64_t end = starts[share_begin(starts, num_nodes, part + 1, threads)];")
-    rows = "partial.rows(part, senders, begin, end, gh)" if g.need[1] else "gh"
-    code(f"T* own = {rows};")
-    code(
-        f"share(ga, h, Y, {passed}, hh, YY, RR, senders, receivers, begin, end, oa, own, gY, gR, partial.first[part]);"
-    )
-    code("}")
+    code("const int pieces = 16;")
+    code("auto begin = [&](int part, int64_t n) {")
+    code("return starts[share_begin(starts, num_nodes, part * pieces + n, threads * pieces)];")
+    code("};")
+    code("in_rows(threads, threads, [&](int) { return pieces; }, [&](int part, int64_t n) {")
+    if g.need[1]:
+        code("if (n == 0) partial.make(part, senders, begin(part, 0), begin(part, pieces), gh);")
+    code(f"share(ga, h, Y, {passed}, hh, YY, RR, senders, receivers, begin(part, n), begin(part, n + 1),")
+    code("    oa, partial.rows[part], gY, gR, partial.first[part]);")
+    code("});")
     if g.need[1]:
         code("partial.add_to(gh, threads);")
     code("}")

@@ -44,8 +44,9 @@ def _loop(name: str, arguments: str, rows: list[str], lines: list[str]) -> str:
         code(line)
     code("}")
     code(f'extern "C" void {name}({arguments}, int64_t nodes, int threads) {{')
-    code("#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)")
-    code(f"for (int64_t i = 0; i < nodes; ++i) {name}_of_node({', '.join(rows)});")
+    code("in_even_pieces(threads, nodes, 1, [&](int64_t begin, int64_t end) {")
+    code(f"for (int64_t i = begin; i < end; ++i) {name}_of_node({', '.join(rows)});")
+    code("});")
     code("}")
     return str(code)
 

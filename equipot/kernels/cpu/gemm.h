@@ -202,12 +202,12 @@ static void each(const Map& map, const Groups& groups, int part, int parts, Unit
         }
 }
 
-// Calls part(n) for n = 0 ... threads - 1, side by side.
+// Calls part(n) for n = 0 ... parts - 1.
 template <typename Part>
-static void in_parallel(int threads, Part part) {
-    if (threads == 1) return part(0);
-    #pragma omp parallel for schedule(static, 1) num_threads(threads)
-    for (int n = 0; n < threads; ++n) part(n);
+static void in_parts(int threads, int parts, const Part& part) {
+    in_pieces(threads, parts, 1, [&](int64_t n, int64_t last) {
+        for (; n < last; ++n) part(int(n));
+    });
 }
 
 // Threads that are worth their while for so many multiplications.
@@ -247,12 +247,10 @@ static std::vector<Panels> all_panels(const T* weights, const Map& map, const Gr
             offsets.push_back(offsets.back() + (groups.size(g) > 0 ? packed_size(block.K, block.N) : 0));
         }
     T* memory = scratch<0>(offsets.back());
-    in_parallel(threads, [&](int part) {
-        for (size_t n = part; n < panels.size(); n += threads) {
-            const Block& block = map.blocks()[n / groups.num_groups];
-            const T* M = weights + n % groups.num_groups * map.weights + block.weight;
-            if (offsets[n + 1] > offsets[n]) panels[n] = make_panels<Transposed>(M, block, memory + offsets[n]);
-        }
+    in_parts(threads, int(panels.size()), [&](int n) {
+        const Block& block = map.blocks()[n / groups.num_groups];
+        const T* M = weights + n % groups.num_groups * map.weights + block.weight;
+        if (offsets[n + 1] > offsets[n]) panels[n] = make_panels<Transposed>(M, block, memory + offsets[n]);
     });
     return panels;
 }
@@ -291,8 +289,9 @@ static void multiply(const T* x, const T* weights, T* y, const Map& map, const d
     auto cost = [](const Block& b, int64_t) { return b.K * b.N; };
     std::vector<Panels> shared;
     if (threads > 1) shared = all_panels<Transposed>(weights, map, groups, Transposed ? threads : 1);
-    in_parallel(threads, [&](int part) {
-        each(map, groups, part, threads, tiles, cost, [&](int64_t b, int64_t g, int64_t rows, int64_t first, int64_t last) {
+    const int parts = threads > 1 ? 4 * threads : 1;
+    in_parts(threads, parts, [&](int part) {
+        each(map, groups, part, parts, tiles, cost, [&](int64_t b, int64_t g, int64_t rows, int64_t first, int64_t last) {
             const Block& block = map.blocks()[b];
             const T* M = weights + g * map.weights + block.weight;
             const Panels panels = threads > 1 ? shared[b * groups.num_groups + g]
@@ -358,8 +357,9 @@ extern "C" void outer(const T* x, const T* gy, T* gW, const Map* map, const doub
     threads = useful_threads(threads, *map, num_nodes);
     auto panels = [](const Block& b, int64_t) { return (b.K + MR - 1) / MR; };
     auto cost = [](const Block& b, int64_t rows) { return (rows + 1) * b.N; };
-    in_parallel(threads, [&](int part) {
-        each(*map, groups, part, threads, panels, cost, [&](int64_t b, int64_t g, int64_t rows, int64_t first, int64_t last) {
+    const int parts = threads > 1 ? 2 * threads : 1;
+    in_parts(threads, parts, [&](int part) {
+        each(*map, groups, part, parts, panels, cost, [&](int64_t b, int64_t g, int64_t rows, int64_t first, int64_t last) {
             const Block& block = map->blocks()[b];
             outer_columns(x, gy, T(scales[b]), *map, block, groups, g, rows, first * MR, std::min(last * MR, block.K),
                           gW + g * map->weights + block.weight);

@@ -79,8 +79,8 @@ static inline void to_double(const V* x, D* out) {
 }
 
 extern "C" void forward(const double* vectors, int64_t count, double sign, double* lengths, T* Y, int threads) {
-    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t first = 0; first < count; first += W) {
+    in_even_pieces(threads, count, W, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += W) {
         const int edges = count - first < W ? int(count - first) : W;
         const Edges g = geometry(vectors + 3 * first, edges, sign);
         V y[LM];
@@ -88,13 +88,14 @@ extern "C" void forward(const double* vectors, int64_t count, double sign, doubl
         write_rows(Y + first * LM, edges, y);
         write1(lengths + first, edges, g.length);
     }
+    });
 }
 
 // gv = gl n + s P gu / r,   gu = (∂Y/∂u)ᵀ gY,   P = 1 − n nᵀ,   s the sign
 extern "C" void backward(const double* gl, const T* gY, const double* vectors, int64_t count, double sign, double* gv,
                          int threads) {
-    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t first = 0; first < count; first += W) {
+    in_even_pieces(threads, count, W, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += W) {
         const int edges = count - first < W ? int(count - first) : W;
         const Edges g = geometry(vectors + 3 * first, edges, sign);
         D out[3] = {};
@@ -114,14 +115,15 @@ extern "C" void backward(const double* gl, const T* gY, const double* vectors, i
         }
         write3(gv + 3 * first, edges, out);
     }
+    });
 }
 
 // S = v'·gv = gl (n·v') + w·gu with w = s P v' / r:   gl' = n·v',   gY' = (∂Y/∂u) w,   and with q = ∂(w·gu)/∂u
 // v' += gl P v' / r + s P q / r − s [n (v'·P gu) + P v' (n·gu) + P gu (n·v')] / r²
 extern "C" void double_backward(const double* vv, const double* gl, const T* gY, const double* vectors, int64_t count,
                                 double sign, double* ol, T* oY, double* ov, int threads) {
-    #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t first = 0; first < count; first += W) {
+    in_even_pieces(threads, count, W, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += W) {
         const int edges = count - first < W ? int(count - first) : W;
         const Edges g = geometry(vectors + 3 * first, edges, sign);
         D t[3], across[3];
@@ -162,4 +164,5 @@ extern "C" void double_backward(const double* vv, const double* gl, const T* gY,
         }
         write3(ov + 3 * first, edges, out);
     }
+    });
 }

@@ -70,7 +70,9 @@ struct Work {
     }
 };
 
-static T* aligned(std::vector<T>& memory) {
+// Memory of this thread that is kept between calls.
+static T* own_memory() {
+    static thread_local std::vector<T> memory;
     memory.resize((3 * TERMS + TILE * (3 * LM + 2 * M)) * W + 64 / sizeof(T));
     return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
 }
@@ -79,15 +81,14 @@ extern "C" void run(const T* A, const T* H, const T* g, const T* C, const T* CC,
                     const int64_t* order, const int64_t* starts, int64_t num_species, int64_t channels, int threads) {
     const Work work = {A, H, g, C, CC, b, d, gC, order, starts, channels};
     if (threads == 1) {
-        std::vector<T> memory;
-        T* own = aligned(memory);
+        T* own = own_memory();
         for (int64_t s = 0; s < num_species; ++s) work.share(s, starts[s], starts[s + 1], 0, channels, own);
         return;
     }
-    // one thread's share: some channels of all atoms of a species where gradients of C are summed, else a tile of atoms
+    // a share: some channels of all atoms of a species where gradients of C are summed, else a tile of atoms
     struct Share { int64_t species, begin, end, first, last; };
     std::vector<Share> shares;
-    const int64_t blocks = (channels + W - 1) / W, step = (blocks + threads - 1) / threads * W;
+    const int64_t blocks = (channels + W - 1) / W, step = (blocks + 4 * threads - 1) / (4 * threads) * W;
     for (int64_t s = 0; s < num_species; ++s)
         if (gC) {
             for (int64_t k = 0; k < channels; k += step)
@@ -96,14 +97,11 @@ extern "C" void run(const T* A, const T* H, const T* g, const T* C, const T* CC,
             for (int64_t i = starts[s]; i < starts[s + 1]; i += TILE)
                 shares.push_back({s, i, i + TILE < starts[s + 1] ? i + TILE : starts[s + 1], 0, channels});
         }
-    #pragma omp parallel num_threads(threads)
-    {
-        std::vector<T> memory;
-        T* own = aligned(memory);
-        #pragma omp for schedule(dynamic, 1)
-        for (int64_t n = 0; n < int64_t(shares.size()); ++n) {
+    in_pieces(threads, int64_t(shares.size()), 1, [&](int64_t n, int64_t end) {
+        T* own = own_memory();
+        for (; n < end; ++n) {
             const Share& x = shares[n];
             if (x.begin < x.end) work.share(x.species, x.begin, x.end, x.first, x.last, own);
         }
-    }
+    });
 }

@@ -27,19 +27,20 @@ extern "C" void weights(const double* u, const double* factor, int64_t edges, in
                         int64_t* first, T* w, int threads) {
     const double last = rows > Q ? double(rows - Q) : 0.0;
     const double (*piece)[Q] = PIECES[derivative];
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t e = 0; e < edges; ++e) {
-        double begin = __builtin_floor(u[e]);
-        if (!(begin >= 0.0)) begin = 0.0;
-        if (begin > last) begin = last;
-        const double t = u[e] - begin, scale = factor ? factor[e] : 1.0;
-        first[e] = int64_t(begin);
-        for (int q = 0; q < Q; ++q) {
-            double value = piece[Q - 1][q];
-            for (int k = Q - 2; k >= 0; --k) value = value * t + piece[k][q];
-            w[e * Q + q] = T(scale * value);
+    in_even_pieces(threads, edges, 1, [&](int64_t from, int64_t to) {
+        for (int64_t e = from; e < to; ++e) {
+            double begin = __builtin_floor(u[e]);
+            if (!(begin >= 0.0)) begin = 0.0;
+            if (begin > last) begin = last;
+            const double t = u[e] - begin, scale = factor ? factor[e] : 1.0;
+            first[e] = int64_t(begin);
+            for (int q = 0; q < Q; ++q) {
+                double value = piece[Q - 1][q];
+                for (int k = Q - 2; k >= 0; --k) value = value * t + piece[k][q];
+                w[e * Q + q] = T(scale * value);
+            }
         }
-    }
+    });
 }
 
 // Values of N vectors of W columns, from column c on, of one edge.
@@ -130,13 +131,19 @@ static void all_columns(const Work& work, int64_t begin, int64_t end, int64_t c,
     narrow<L>(work, begin, end, c, stop);
 }
 
+// Calls share(begin, end) for chunks of the edges.
+template <typename F>
+static void in_chunks(int threads, int64_t edges, const F& share) {
+    in_pieces(threads, (edges + CHUNK - 1) / CHUNK, 1, [&](int64_t first, int64_t last) {
+        for (int64_t n = first; n < last; ++n) share(n * CHUNK, (n + 1) * CHUNK < edges ? (n + 1) * CHUNK : edges);
+    });
+}
+
 template <bool Slope>
 static void gather_all(const T* table, const int64_t* first, const T* w, int64_t edges, int64_t width, T* out,
                        int threads) {
     const Gather<Slope> work{table, first, w, width, out};
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t begin = 0; begin < edges; begin += CHUNK)
-        all_columns(work, begin, begin + CHUNK < edges ? begin + CHUNK : edges, 0, width);
+    in_chunks(threads, edges, [&](int64_t begin, int64_t end) { all_columns(work, begin, end, 0, width); });
 }
 
 extern "C" void gather(const T* table, const int64_t* first, const T* w, int64_t edges, int64_t width, T* out,
@@ -146,9 +153,7 @@ extern "C" void gather(const T* table, const int64_t* first, const T* w, int64_t
 
 extern "C" void dot(const T* g, const T* table, const int64_t* first, const T* w, int64_t edges, int64_t width,
                     double* out, int threads) {
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t begin = 0; begin < edges; begin += CHUNK) {
-        const int64_t end = begin + CHUNK < edges ? begin + CHUNK : edges;
+    in_chunks(threads, edges, [&](int64_t begin, int64_t end) {
         T sums[CHUNK * L] = {};
         all_columns(Dot{g, table, first, w, width, sums}, begin, end, 0, width);
         for (int64_t e = begin; e < end; ++e) {
@@ -156,15 +161,15 @@ extern "C" void dot(const T* g, const T* table, const int64_t* first, const T* w
             for (int l = 0; l < L; ++l) sum += sums[(e - begin) * L + l];
             out[e] = sum;
         }
-    }
+    });
 }
 
 extern "C" void scatter(const T* g, const int64_t* first, const T* w, int64_t edges, int64_t width, T* out,
                         int threads) {
     const Scatter work{g, first, w, width, out};
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t c = 0; c < width; c += BLOCK)
-        all_columns(work, 0, edges, c, c + BLOCK < width ? c + BLOCK : width);
+    in_even_pieces(threads, width, BLOCK, [&](int64_t begin, int64_t end) {
+        for (int64_t c = begin; c < end; c += BLOCK) all_columns(work, 0, edges, c, c + BLOCK < end ? c + BLOCK : end);
+    });
 }
 """
 

@@ -129,7 +129,7 @@ struct Spline {
 };
 
 // Receivers first .. last of one of `parts` shares of equal numbers of edges.
-static inline int64_t share_begin(const int64_t* starts, int64_t num_nodes, int part, int parts) {
+static inline int64_t share_begin(const int64_t* starts, int64_t num_nodes, int64_t part, int64_t parts) {
     if (part <= 0) return 0;
     if (part >= parts) return num_nodes;
     const int64_t wanted = starts[0] + (starts[num_nodes] - starts[0]) * part / parts;
@@ -141,18 +141,20 @@ static inline int64_t share_begin(const int64_t* starts, int64_t num_nodes, int 
     return low;
 }
 
-// Rows that several threads add to: the first works in place, the others in memory of their own for the rows they
-// touch, added afterwards in a fixed order.
+// Rows that several parts of the work add to: the first in place, the others in memory of their own for the rows that
+// they touch, added afterwards in a fixed order.
 template <typename T>
 struct Partial {
     std::vector<std::vector<T>> own;
+    std::vector<T*> rows;
     std::vector<int64_t> first;
     int64_t width;
 
-    Partial(int parts, int64_t width) : own(parts), first(parts, 0), width(width) {}
+    Partial(int parts, int64_t width) : own(parts), rows(parts, nullptr), first(parts, 0), width(width) {}
 
-    T* rows(int part, const int64_t* index, int64_t begin, int64_t end, T* shared) {
-        if (part == 0 || begin == end) return shared;
+    void make(int part, const int64_t* index, int64_t begin, int64_t end, T* shared) {
+        rows[part] = shared;
+        if (part == 0 || begin == end) return;
         int64_t low = index[begin], high = index[begin];
         for (int64_t e = begin; e < end; ++e) {
             low = index[e] < low ? index[e] : low;
@@ -160,7 +162,7 @@ struct Partial {
         }
         first[part] = low;
         own[part].assign((high - low + 1) * width, T(0));
-        return own[part].data();
+        rows[part] = own[part].data();
     }
 
     void add_to(T* shared, int threads) {
@@ -168,8 +170,9 @@ struct Partial {
             const int64_t size = own[part].size();
             T* target = shared + first[part] * width;
             const T* source = own[part].data();
-            #pragma omp parallel for schedule(static) num_threads(threads)
-            for (int64_t n = 0; n < size; ++n) target[n] += source[n];
+            in_even_pieces(threads, size, 1024, [&](int64_t begin, int64_t end) {
+                for (int64_t n = begin; n < end; ++n) target[n] += source[n];
+            });
         }
     }
 };
