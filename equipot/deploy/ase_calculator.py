@@ -102,9 +102,10 @@ class EquipotCalculator(Calculator):
                 "Set atoms.pbc = True and a cell, or ask for energy and forces only."
             )
         check_elements(self.potential, atoms)
-        graph, lengths = self.neighbours.graph(atoms)
-        self._note_shortest(graph.senders, graph.receivers, lengths)
-        prediction = self.engine.evaluate(graph)
+        with self.potential.at_work():
+            graph, lengths = self.neighbours.graph(atoms)
+            self._note_shortest(graph.senders, graph.receivers, lengths)
+            prediction = self.engine.evaluate(graph)
         energy = float(prediction.energy[0])
         self.results = {
             "energy": energy,

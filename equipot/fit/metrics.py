@@ -1,6 +1,7 @@
 """Errors of a potential on labelled structures: one definition, exact over the set, units in the names."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -144,9 +145,11 @@ def predictions(
 def _predicted(
     potential: Module, dataset: Dataset, parts: Sequence[list[int]], derivatives: bool = True
 ) -> Iterator[tuple[list[int], Batch, Prediction]]:
-    device = device_of(potential)
+    device, at_work = device_of(potential), getattr(potential, "at_work", nullcontext)
     for part, batch in zip(parts, prefetched(batch_maker(dataset, device), parts), strict=True):
-        yield part, batch, evaluate(potential, batch.graph, derivatives=derivatives)
+        with at_work():
+            prediction = evaluate(potential, batch.graph, derivatives=derivatives)
+        yield part, batch, prediction
 
 
 def batch_maker(dataset: Dataset, device: torch.device) -> Callable[[Sequence[int]], Batch]:

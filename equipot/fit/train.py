@@ -215,6 +215,11 @@ def take_step(run: Run, indices: Sequence[int], batch: Batch | None) -> None:
     Raises:
         NonFiniteError: L or ‖g‖ is not finite.
     """
+    with run.model.at_work():
+        _take_step(run, indices, batch)
+
+
+def _take_step(run: Run, indices: Sequence[int], batch: Batch | None) -> None:
     parameters = run.parameters
     weights, lr = run.options.loss_weights(run.state.stage), run.lr
     sums, gradients = _share_of_step(run, batch, parameters)

@@ -1,6 +1,7 @@
 """The whole model: from a graph to one energy per atom."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from equipot.interactions import (
     plan_layers,
     radial_choice,
 )
+from equipot.kernels import threads
+from equipot.kernels.backend import backend_of
 from equipot.kernels.operations import EdgeHarmonicsOperation, edge_index, follow_backend
 from equipot.kernels.reference import group_by_species
 from equipot.models.embedding import element_embedding
@@ -132,6 +135,13 @@ class Potential(nn.Module):
         self.radial = radial_choice(radial)
         follow_backend(self.to_edges, self.layers)
         return self
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Returns the context for its evaluation and training: it says who uses the threads (`kernels.threads.alone`).
+
+        Radial networks that are evaluated at every edge are torch's work, and leave it its threads.
+        """
+        return threads.alone(backend_of(self) == "cpu" and self.radial != EXACT)
 
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, " owned"]:
         """Returns the energy of each owned atom, eV, float64.

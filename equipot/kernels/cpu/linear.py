@@ -17,6 +17,7 @@ from equipot.kernels.cpu.compiler import Target, load, target_or_error
 from equipot.kernels.cpu.source import address, scalar
 from equipot.kernels.linear_map import Block, LinearMap
 from equipot.kernels.operators.linear import LIBRARY
+from equipot.kernels.threads import num_threads
 
 HEADER = Path(__file__).with_name("gemm.h")
 
@@ -96,7 +97,7 @@ def _call(
         raise ValueError(f"operands of a linear map have shapes {found}; widths {[w for _, w in operands]} are needed.")
     function(
         *[x.data_ptr() for x, _ in operands], *places, address(order), address(starts), groups, nodes,
-        torch.get_num_threads(),
+        num_threads(),
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from equipot.kernels import threads
+
 
 def widths(mul: int, lanes: int) -> list[tuple[int, int, int]]:
     """Returns (lanes, begin, end) of loops that cover so many channels: whole vectors first, then halves of them."""
@@ -52,8 +54,8 @@ WORK_PER_THREAD = 20_000
 
 
 def num_threads(work: int) -> int:
-    """Returns how many of torch's threads so much work is worth."""
-    return max(1, min(torch.get_num_threads(), work // WORK_PER_THREAD))
+    """Returns how many threads so much work is worth."""
+    return max(1, min(threads.num_threads(), work // WORK_PER_THREAD))
 
 
 def address(x: Tensor | None) -> int:

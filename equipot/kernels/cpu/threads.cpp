@@ -15,7 +15,7 @@ namespace {
 typedef void (*Work)(void*, int);
 
 constexpr int64_t CLOSED = int64_t(1) << 32;
-constexpr int SPINS = 2000;  // some ten microseconds
+constexpr int SPINS = 1000;  // some ten microseconds
 
 inline void rest() {
 #if defined(__x86_64__) || defined(__i386__)
