@@ -33,6 +33,7 @@ from equipot.data.read import read_frames
 from equipot.deploy.md import Progress
 from equipot.errors import EquipotError
 from equipot.fit import distributed
+from equipot.fit.allocator import keep_freed_memory
 from equipot.fit.checkpoint import check_unchanged, load_checkpoint
 from equipot.fit.optimise import check_optimiser, check_patterns
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
@@ -89,6 +90,8 @@ def train(
             _check_new(folder)
         level = logging.INFO if leads else logging.ERROR
         with logging_to(folder / LOG if leads else None, level), Warnings() as warnings:
+            if place.type == "cpu":
+                keep_freed_memory()
             prepared = prepare(config, place, folder if resume else None)
             config = _with_threads(_with_radial(config, prepared), prepared)
             if leads and not resume:

@@ -17,6 +17,7 @@ from equipot.deploy import EquipotCalculator
 from equipot.deploy.compiled import compile_potential
 from equipot.design import Design
 from equipot.fit import FitOptions
+from equipot.fit.allocator import keep_freed_memory
 from equipot.fit.distributed import current
 from equipot.fit.interrupt import StopRequest
 from equipot.fit.optimise import build_average, build_optimiser
@@ -53,6 +54,7 @@ class OwnTraining:
     """The steps of `equipot.fit`, with the loss of `loop`."""
 
     def __init__(self, task, potential, radial):
+        keep_freed_memory()  # as `equipot train` does
         frames = [
             Frame(a, energy=float(a.info[loop.ENERGY]), forces=a.arrays[loop.FORCES])
             for a in loop.read(task["structures"])

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipot.kernels.linear_map import linear_map
-from equipot.kernels.operations import LinearOperation
+from equipot.kernels.operations import LinearOperation, MatrixOperation
 from equipot.kernels.reference import SpeciesGroups
 from equipot.o3 import Irreps
 
@@ -108,10 +108,14 @@ class EmbeddingLinear(SpeciesLinear):
     Source: nequip ≥ 0.7, self-connection.
     """
 
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, num_features: int, dtype: torch.dtype) -> None:
+        super().__init__(irreps_in, irreps_out, num_features, dtype)
+        self.contraction = MatrixOperation(dtype)
+
     def matrices(self, embedding: Float[Tensor, "species feature"]) -> list[Tensor]:
         """Returns the matrix of each element, [species, K, K'], for each irrep that x and y share."""
         weights = [self.weights[name] for name in self.operation.names]
-        return [(embedding @ W.flatten(1)).unflatten(1, W.shape[1:]) for W in weights]
+        return [self.contraction(embedding, W.flatten(1)).unflatten(1, W.shape[1:]) for W in weights]
 
 
 class PlainLinear(nn.Module):

@@ -12,8 +12,8 @@ from equipot.basis import RadialBasis
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.interactions.radial_points import Radial, RadialLayer, RadialPoints
-from equipot.kernels.operations import Splined, SplineOperation
-from equipot.kernels.spline import DEGREE, UniformSpline
+from equipot.kernels.operations import Splined, SplineOperation, SplineTableOperation
+from equipot.kernels.spline import DEGREE, rows_of
 
 EXACT = "exact"
 DEFAULT_KNOTS = 256
@@ -81,7 +81,6 @@ class RadialSpline(nn.Module):
         dtype: Of tables and values.
     """
 
-    solution: Tensor
     distances: Tensor
     species: Tensor
 
@@ -89,13 +88,11 @@ class RadialSpline(nn.Module):
         super().__init__()
         self.r_max, self.knots, self.dtype = design.r_max, knots, dtype
         self.depends_on = tables_of(design)
-        beyond = torch.zeros(DEGREE + 1, knots, dtype=torch.float64)
-        solution = torch.cat([torch.from_numpy(UniformSpline(knots).solution), beyond])
-        self.register_buffer("solution", solution, persistent=False)
         distances = torch.arange(1, knots + 1, dtype=torch.float64) * (design.r_max / knots)
         self.register_buffer("distances", distances, persistent=False)
         self.register_buffer("species", torch.tensor(species), persistent=False)
         self.spline = SplineOperation(dtype)
+        self.table = SplineTableOperation(knots, torch.float64)
         self._kept: dict[RadialLayer, _Kept] = {}
 
     def forward(
@@ -113,7 +110,7 @@ class RadialSpline(nn.Module):
             pair = sender_species * len(self.species) + receiver_species
             number = pair if self.depends_on == "pair" else sender_species
             present, position = self.present(number)
-            u = u + position * self.solution.shape[0]
+            u = u + position * rows_of(self.knots)
 
         def at_edges(layer: RadialLayer) -> tuple[Splined | Float[Tensor, "edge _"], ...]:
             R, *others = self.tables(layer, basis, present)
@@ -161,8 +158,7 @@ class RadialSpline(nn.Module):
     def _made(self, layer: RadialLayer, basis: RadialBasis, present: Sequence[int]) -> tuple[Tensor, ...]:
         tables = []
         for functions, W in layer.radial_factors(self._points(basis, present)):
-            few = (self.solution @ functions.unflatten(0, (len(present), self.knots))).flatten(0, 1)
-            tables.append((few if W is None else few @ W).to(self.dtype))
+            tables.append(self.table(functions, W).to(self.dtype))
         return tuple(tables)
 
     def _points(self, basis: RadialBasis, present: Sequence[int]) -> RadialPoints:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from equipot.kernels.reference import (
     edge_harmonics,
     irreps_join,
 )
-from equipot.kernels.spline import spline
+from equipot.kernels.spline import DEGREE, UniformSpline, spline
 
 
 class EdgeIndex(NamedTuple):
@@ -138,6 +139,65 @@ class SplineOperation(Operation):
     def forward(self, table: Float[Tensor, "row column"], u: Float[Tensor, " edge"]) -> Float[Tensor, "edge column"]:
         """Returns the splines of all columns at each u."""
         return torch.ops.equipot.spline(table, u) if self.fused else spline(table, u)
+
+
+class MatrixOperation(Operation):
+    """Multiplies two matrices, of which one is small or flat; on the CPU by the code of the linear maps.
+
+    Args:
+        dtype: Of both.
+    """
+
+    kind = "linear"
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__("", dtype)
+
+    @property
+    def fused(self) -> bool:
+        """Whether torch.ops.equipot evaluates it: on the CPU alone, and never within what is to be compiled."""
+        return self.backend == "cpu" and not torch.compiler.is_compiling()
+
+    def forward(self, x: Float[Tensor, "row inner"], W: Float[Tensor, "inner column"]) -> Float[Tensor, "row column"]:
+        """Returns x W."""
+        if not self.fused:
+            return x @ W
+        key = f"{W.shape[0]}x0e->{W.shape[1]}x0e|1.0"
+        return torch.ops.equipot.irreps_linear(x, W.reshape(1, -1), None, None, key)
+
+
+class SplineTableOperation(Operation):
+    """Makes the coefficients of splines (`kernels.spline.UniformSpline`) of products Φ W, given on the knots.
+
+    Args:
+        knots: n.
+        dtype: Of Φ and W.
+    """
+
+    kind = "spline_table"
+    solution: Tensor
+
+    def __init__(self, knots: int, dtype: torch.dtype) -> None:
+        super().__init__("", dtype)
+        self.knots = knots
+        self.product = MatrixOperation(dtype)
+        solution = np.pad(UniformSpline(knots).solution, ((0, DEGREE + 1), (0, 0)))
+        self.register_buffer("solution", torch.from_numpy(solution).to(dtype), persistent=False)
+
+    @property
+    def fused(self) -> bool:
+        """Whether torch.ops.equipot evaluates it: as `MatrixOperation`, since a compiler is to find a constant."""
+        return self.product.fused
+
+    def forward(
+        self, functions: Float[Tensor, "table*knot few"], W: Float[Tensor, "few column"] | None
+    ) -> Float[Tensor, "table*row _column"]:
+        """Returns S Φ W; S Φ without a matrix."""
+        if self.fused:
+            few = torch.ops.equipot.spline_table(functions, self.knots)
+        else:
+            few = (self.solution @ functions.unflatten(0, (-1, self.knots))).flatten(0, 1)
+        return few if W is None else self.product(few, W)
 
 
 class Splined(NamedTuple):

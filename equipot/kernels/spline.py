@@ -42,16 +42,41 @@ class UniformSpline:
         return self.intervals + self.degree
 
     @cached_property
+    def conditions(self) -> Float[np.ndarray, "coefficient coefficient"]:
+        """A in A T = (0, f, 0): the conditions at the beginning, on values, and at the end: 2d − 1 diagonals."""
+        n, d = self.intervals, self.degree
+        signs = np.array([(-1) ** k * math.comb(d - 1, k) for k in range(d)], dtype=float)
+        rows = [np.pad(signs, (j, n - j)) for j in range(self.before)]
+        rows += [self._row(s, 0) for s in range(1, n + 1)]
+        rows += [self._row(n, k) for k in range(1, (d + 1) // 2)]
+        return np.stack(rows)
+
+    @property
+    def before(self) -> int:
+        """Number of conditions before those on values."""
+        return (self.degree + 1) // 2
+
+    @cached_property
     def solution(self) -> Float[np.ndarray, "coefficient knot"]:
         """S: from the values at the knots 1 … n to the coefficients."""
-        n, d = self.intervals, self.degree
-        rows = [self._row(s, 0) for s in range(1, n + 1)]
-        rows += [self._row(n, k) for k in range(1, (d + 1) // 2)]
-        signs = np.array([(-1) ** k * math.comb(d - 1, k) for k in range(d)], dtype=float)
-        for j in range((d + 1) // 2):
-            rows.append(np.zeros(n + d))
-            rows[-1][j : j + d] = signs
-        return np.linalg.inv(np.stack(rows))[:, :n]
+        return np.linalg.inv(self.conditions)[:, self.before : self.before + self.intervals]
+
+    @cached_property
+    def factors(self) -> tuple[Float[np.ndarray, "coefficient below"], Float[np.ndarray, "coefficient above+1"]]:
+        """A = L U: what stands below L's diagonal of ones, L[i, i−1−k], and U from its diagonal on, U[i, i+k].
+
+        Rows are never exchanged, because matrices of B-splines do not need it.
+        """
+        size, width = self.size, self.degree - 1
+        A = self.conditions.copy()
+        for i in range(size):
+            for j in range(i + 1, min(i + width + 1, size)):
+                A[j, i] /= A[i, i]
+                A[j, i + 1 : i + width + 1] -= A[j, i] * A[i, i + 1 : i + width + 1]
+        padded = np.pad(A, width)
+        below = [[padded[i + width, i + width - 1 - k] for k in range(width)] for i in range(size)]
+        above = [[padded[i + width, i + width + k] for k in range(width + 1)] for i in range(size)]
+        return np.array(below), np.array(above)
 
     def _row(self, knot: int, derivative: int) -> np.ndarray:
         """The weights of all coefficients in a derivative at a knot."""
@@ -60,6 +85,11 @@ class UniformSpline:
         row = np.zeros(self.size)
         row[interval : interval + self.degree + 1] = pieces(self.degree) @ powers
         return row
+
+
+def rows_of(intervals: int) -> int:
+    """Returns the rows of one table: its coefficients, and zeros for what lies beyond the last knot."""
+    return intervals + 2 * DEGREE + 1
 
 
 @lru_cache

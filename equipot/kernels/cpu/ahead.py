@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from equipot.kernels.cpu import convolution, gate, harmonics, linear, product, spline, splined_convolution
+from equipot.kernels.cpu import convolution, gate, harmonics, linear, product, spline, spline_table, splined_convolution
 from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, missing, target_or_error
 from equipot.kernels.operations import Operation
 
@@ -18,6 +18,7 @@ SOURCES: dict[str, Callable[[str, torch.dtype, Target, bool], list[str]]] = {
     "linear": linear.sources,
     "product": product.sources,
     "spline": spline.sources,
+    "spline_table": spline_table.sources,
 }
 """For each kind of operation: key, dtype, target, training → the sources that a run usually needs."""
 

@@ -28,7 +28,9 @@ HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "threads.h")
 """What every source begins with."""
 THREADS = Path(__file__).with_name("threads.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-OPTIONS = ("-std=c++17", "-O2", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
+OPTIONS = (
+    "-std=c++17", "-O2", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w",
+)  # fmt: skip
 TIME_LIMIT = 600.0
 """Seconds that one compilation may take."""
 
