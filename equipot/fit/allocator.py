@@ -5,7 +5,7 @@ import os
 import platform
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_TRIM_THRESHOLD, _TOP_PAD = 2**31 - 1, 64 * 2**20
+_TRIM_THRESHOLD, _TOP_PAD = 2**31 - 1, 2**20
 
 
 def keep_freed_memory() -> bool:
