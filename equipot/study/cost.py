@@ -89,11 +89,12 @@ def _time_step(potential: Potential, train: Dataset, indices: list[int], options
     device = device_of(potential)
     started = time.perf_counter()
     batch = train.batch(indices).to(device)
-    prediction, labels = training_prediction(potential, batch, learns_derivatives(train, options))
-    sums = loss_sums(prediction, labels, batch.graph, options)
-    value = loss(sums, label_counts(labels), options.final_loss_weights)
     parameters = [p for p in potential.parameters() if p.requires_grad]
-    torch.autograd.grad(value, parameters, allow_unused=True)
+    with potential.at_work():
+        prediction, labels = training_prediction(potential, batch, learns_derivatives(train, options))
+        sums = loss_sums(prediction, labels, batch.graph, options)
+        value = loss(sums, label_counts(labels), options.final_loss_weights)
+        torch.autograd.grad(value, parameters, allow_unused=True)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started

@@ -216,7 +216,8 @@ def test_the_faster_number_of_threads_is_used_written_down_and_taken_back(files,
     monkeypatch.setattr(pipeline, "fastest_training_threads", lambda *_: before + 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    settings = ["fit.max_epochs=1", "run.threads=null", "md=false", "scan=null", "data.tests={}"]
+    settings = ["fit.max_epochs=1", "run.threads=null", "run.backend=reference"]
+    settings += ["md=false", "scan=null", "data.tests={}"]
     train(config(files, *settings), tmp_path / "run")
     assert seen == [4, before + 1, 4]
     assert Config.from_yaml(tmp_path / "run" / "config.yaml").run.threads == before + 1

@@ -6,7 +6,9 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
+from equipot.kernels import threads
 from equipot.kernels.cpu import compiler
 
 pytestmark = pytest.mark.skipif(compiler.target() is None, reason="no C++ compiler")
@@ -91,3 +93,22 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     if child == 0:
         os._exit(0 if all(sums(3) == expected for _ in range(50)) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_torch_is_alone_where_operations_do_the_work() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with threads.alone():
+            assert (torch.get_num_threads(), threads.num_threads()) == (1, 3)
+            with threads.alone():
+                assert (torch.get_num_threads(), threads.num_threads()) == (1, 3)
+            assert threads.num_threads() == 3
+        assert (torch.get_num_threads(), threads.num_threads()) == (3, 3)
+        with threads.alone(False):
+            assert torch.get_num_threads() == 3
+        with pytest.raises(KeyError), threads.alone():
+            raise KeyError
+        assert (torch.get_num_threads(), threads.num_threads()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
