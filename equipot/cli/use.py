@@ -106,7 +106,8 @@ def _evaluate_some(potential: "Potential", dataset: "Dataset", batch_size: int) 
     """Evaluates one batch, to see how long it takes."""
     from equipot.geometry.derivatives import evaluate as derivatives
 
-    derivatives(potential, dataset.batch(range(min(batch_size, len(dataset)))).graph)
+    with potential.at_work():
+        derivatives(potential, dataset.batch(range(min(batch_size, len(dataset)))).graph)
 
 
 def _thread_count(given: int | None, device: str | None, work: Callable[[], object]) -> int | None:

@@ -32,8 +32,8 @@ class EquipotCalculator(Calculator):
     | forces | −∂E/∂r_i | eV/Å |
     | stress | σ = (1/V) ∂E/∂ε, tension positive, Voigt order; three periodic directions only | eV/Å³ |
 
-    Positions and the sum of energies are float64 whatever the potential's precision. torch's global dtype,
-    device and threads are left alone.
+    Positions and the sum of energies are float64 whatever the potential's precision. torch's global dtype
+    and device are left alone, and so is its number of threads once a calculation is done.
 
     The first use of a model compiles its operations, which takes some seconds once on a machine; the log (logger
     ``equipot``) says so, and what backend was taken.

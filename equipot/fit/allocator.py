@@ -9,10 +9,13 @@ _TRIM_THRESHOLD, _TOP_PAD = 2**31 - 1, 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Makes this process keep the memory of freed tensors for the next ones; returns whether that was possible.
+    """Makes this process, for the rest of its life, keep the memory of freed tensors for the next ones.
 
     glibc gives large blocks back to the system as soon as they are freed, and the next step of a training has them
     again, page by page. Nothing is done without glibc, or where the user has set one of its variables (`MALLOC_…`).
+
+    Returns:
+        Whether it was possible.
 
     Source: the manual page mallopt(3).
     """

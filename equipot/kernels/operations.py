@@ -155,7 +155,7 @@ class MatrixOperation(Operation):
 
     @property
     def fused(self) -> bool:
-        """Whether torch.ops.equipot evaluates it: on the CPU alone, and never within what is to be compiled."""
+        """Whether torch.ops.equipot evaluates it: on the CPU alone; `torch.compile` sees plain torch."""
         return self.backend == "cpu" and not torch.compiler.is_compiling()
 
     def forward(self, x: Float[Tensor, "row inner"], W: Float[Tensor, "inner column"]) -> Float[Tensor, "row column"]:
@@ -186,7 +186,7 @@ class SplineTableOperation(Operation):
 
     @property
     def fused(self) -> bool:
-        """Whether torch.ops.equipot evaluates it: as `MatrixOperation`, since a compiler is to find a constant."""
+        """Whether torch.ops.equipot evaluates it: as `MatrixOperation`."""
         return self.product.fused
 
     def forward(

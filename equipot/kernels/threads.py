@@ -6,13 +6,35 @@ from contextlib import contextmanager
 
 import torch
 
-_own = threading.local()
+
+class _Alone:
+    """How many threads of Python are in the context `alone`, and how many torch had before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock, self.count, self.number = threading.Lock(), 0, 1
+        self.here = threading.local()
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.count == 0:
+                self.number = torch.get_num_threads()
+            self.count += 1
+        self.here.inside = True
+        torch.set_num_threads(1)  # of this thread, and the start of new ones
+
+    def leave(self) -> None:
+        torch.set_num_threads(self.number)
+        self.here.inside = False
+        with self.lock:
+            self.count -= 1
+
+
+_alone = _Alone()
 
 
 def num_threads() -> int:
     """Returns how many threads compiled operations may use: torch's, unless torch is `alone`."""
-    given: int | None = getattr(_own, "number", None)
-    return torch.get_num_threads() if given is None else given
+    return _alone.number if _alone.count else torch.get_num_threads()
 
 
 @contextmanager
@@ -26,13 +48,11 @@ def alone(torch_alone: bool = True) -> Iterator[None]:
     Args:
         torch_alone: Whether that is wanted; otherwise nothing changes.
     """
-    if not torch_alone or num_threads() == 1 or getattr(_own, "number", None) is not None:
+    if not torch_alone or num_threads() == 1 or getattr(_alone.here, "inside", False):
         yield
         return
-    _own.number = torch.get_num_threads()
-    torch.set_num_threads(1)
+    _alone.enter()
     try:
         yield
     finally:
-        torch.set_num_threads(_own.number)
-        _own.number = None
+        _alone.leave()

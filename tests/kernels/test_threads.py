@@ -112,3 +112,38 @@ def test_torch_is_alone_where_operations_do_the_work() -> None:
         assert (torch.get_num_threads(), threads.num_threads()) == (3, 3)
     finally:
         torch.set_num_threads(before)
+
+
+def test_torch_is_alone_for_several_threads_of_python() -> None:
+    """Each has its own number back, whoever leaves first."""
+    before, seen = torch.get_num_threads(), []
+    both_inside = threading.Barrier(2)
+
+    def work() -> None:
+        torch.set_num_threads(3)
+        both_inside.wait()
+        with threads.alone():
+            both_inside.wait()
+            seen.append((torch.get_num_threads(), threads.num_threads()))
+            both_inside.wait()
+        seen.append((torch.get_num_threads(), threads.num_threads()))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(seen) == [(1, 3), (1, 3), (3, 3), (3, 3)]
+
+
+def test_without_threads_operations_do_their_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sums(1)
+    monkeypatch.setattr(compiler, "_threads", lambda: None)
+    monkeypatch.setattr(compiler, "_libraries", {})
+    fresh = compiler.load(SOURCE + "// another text, another library")
+    y = np.zeros(ROWS)
+    fresh.sums(pointer(NUMBERS), pointer(y), pointer(PIECES), ctypes.c_int64(ROWS), ctypes.c_int64(SIZE), 4)
+    assert y.tobytes() == expected

@@ -24,7 +24,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-HEADERS = [Path(__file__).with_name(name) for name in ("vectors.h", "threads.h")]
+HEADERS = [Path(__file__).with_name(name) for name in ("threads.h", "vectors.h")]
 """What every source begins with."""
 THREADS = Path(__file__).with_name("threads.cpp")
 COMPILERS = ("c++", "g++", "clang++")
@@ -118,16 +118,22 @@ def load(source: str) -> ctypes.CDLL:
     known = _libraries.get(source)
     if known is None:
         known = ctypes.CDLL(str(_library_path(source)))
-        pointer = ctypes.c_void_p.in_dll(known, "run_on_threads")
-        pointer.value = ctypes.cast(_threads().run, ctypes.c_void_p).value
+        threads = _threads()
+        if threads is not None:
+            pointer = ctypes.c_void_p.in_dll(known, "run_on_threads")
+            pointer.value = ctypes.cast(threads.run, ctypes.c_void_p).value
         _libraries[source] = known
     return known
 
 
 @lru_cache(maxsize=1)
-def _threads() -> ctypes.CDLL:
-    """The one library whose threads all others work on."""
-    return ctypes.CDLL(str(_library_path(THREADS.read_text(encoding="utf-8"))))
+def _threads() -> ctypes.CDLL | None:
+    """The one library whose threads all others work on; None, with a warning, where it does not work."""
+    try:
+        return ctypes.CDLL(str(_library_path(THREADS.read_text(encoding="utf-8"))))
+    except (CompilationError, OSError) as error:
+        logger.warning("compiled operations use one thread, because their threads do not work here: %s", error)
+        return None
 
 
 def compile_all(sources: Sequence[str]) -> int:

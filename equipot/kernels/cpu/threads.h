@@ -2,7 +2,9 @@
 // every other library as it is loaded. Where there are none, everything runs in the calling thread.
 
 #include <atomic>
+#include <cstdint>
 #include <sched.h>
+#include <vector>
 
 extern "C" {
 // Calls work(context, 0) in the calling thread and work(context, seat) in up to `threads` - 1 others, in those that
