@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +14,20 @@ from equipot.geometry.derivatives import NodeEnergies, Prediction, evaluate
 from equipot.geometry.graph import Graph
 
 TERMS = ("energy", "forces", "stress")
+
+
+class LabelErrors(NamedTuple):
+    """Predictions minus labels; 0 without a label.
+
+    Attributes:
+        energy: Per atom, eV/atom.
+        forces: eV/Å.
+        stress: eV/Å³.
+    """
+
+    energy: Float[Tensor, " system"]
+    forces: Float[Tensor, "node xyz"]
+    stress: Float[Tensor, "system 3 3"]
 
 
 def loss(sums: Float[Tensor, " term"], counts: Float[Tensor, " term"], weights: LossWeights) -> Float[Tensor, ""]:
@@ -87,16 +102,15 @@ def label_counts(labels: Labels) -> Float[Tensor, " term"]:
     return torch.stack([t.isfinite().sum() for t in (labels.energy, labels.forces, labels.stress)]).double()
 
 
-def loss_sums(prediction: Prediction, labels: Labels, graph: Graph, options: FitOptions) -> Float[Tensor, " term"]:
+def loss_sums(errors: LabelErrors, labels: Labels, graph: Graph, options: FitOptions) -> Float[Tensor, " term"]:
     """Returns the three sums Σ λ ρ(error) of the formula in `loss`, over the structures of one batch.
 
     Args:
-        prediction: What the potential says.
-        labels: What it should say; NaN where there is no label.
+        errors: From `label_errors`.
+        labels: Their weights.
         graph: The batch.
         options: Form of the loss and Huber's δ.
     """
-    errors = label_errors(prediction, labels, graph)
     weights = (
         labels.energy_weight,
         labels.forces_weight.index_select(0, graph.system).unsqueeze(-1),
@@ -107,19 +121,17 @@ def loss_sums(prediction: Prediction, labels: Labels, graph: Graph, options: Fit
     )
 
 
-def label_errors(
-    prediction: Prediction, labels: Labels, graph: Graph
-) -> tuple[Float[Tensor, " system"], Float[Tensor, "node xyz"], Float[Tensor, "system 3 3"]]:
-    """Returns the errors of energy per atom (eV/atom), forces (eV/Å) and stress (eV/Å³); 0 without a label.
+def label_errors(prediction: Prediction, labels: Labels, graph: Graph) -> LabelErrors:
+    """Returns what a prediction misses its labels by.
 
     The stress is formed here from the virial: −W/V with V = 1 where there is no label, because a division by
     the absent volume of a molecule would turn its zero gradient into NaN.
     """
     atoms = atoms_per_system(graph)
     has_stress = labels.stress.isfinite()
-    volume = torch.linalg.det(graph.cell).abs()
+    volume = graph.volumes()
     volume = torch.where(has_stress.flatten(1).any(dim=1), volume, 1.0)
-    return (
+    return LabelErrors(
         _difference(prediction.energy, labels.energy, labels.energy.isfinite()) / atoms,
         _difference(prediction.forces, labels.forces, labels.forces.isfinite()),
         _difference(-prediction.virial / volume[:, None, None], labels.stress, has_stress),

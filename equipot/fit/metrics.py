@@ -14,7 +14,7 @@ from equipot.data.dataset import Batch, Dataset, Labels
 from equipot.fit.batches import in_order, prefetched
 from equipot.fit.distributed import Alone, Processes
 from equipot.fit.labels import label_numbers
-from equipot.fit.loss import atoms_per_system, label_counts, label_errors, loss, loss_sums
+from equipot.fit.loss import LabelErrors, atoms_per_system, label_counts, label_errors, loss, loss_sums
 from equipot.fit.options import FitOptions
 from equipot.geometry.derivatives import Prediction, evaluate
 from equipot.geometry.graph import Graph
@@ -105,11 +105,12 @@ def evaluate_set(
     shares = _shares(dataset, options, processes.count)
     parts = shares[processes.rank]
     for indices, batch, prediction in _predicted(potential, dataset, parts, _has_derivatives(dataset)):
-        sums, elements = error_sums(prediction, batch.labels, batch.graph)
-        by_type.index_add_(0, types[indices].to(device), sums)
-        by_element += elements
-        loss_terms[0] += loss_sums(prediction, batch.labels, batch.graph, options)
-        loss_terms[1] += label_counts(batch.labels)
+        labels, graph = batch.labels, batch.graph
+        errors = label_errors(prediction, labels, graph)
+        by_type.index_add_(0, types[indices].to(device), error_sums(errors, labels, graph))
+        by_element += element_sums(errors, labels, graph)
+        loss_terms[0] += loss_sums(errors, labels, graph, options)
+        loss_terms[1] += label_counts(labels)
         watch()
     for _ in range(max(map(len, shares)) - len(parts)):
         watch()
@@ -163,14 +164,12 @@ def device_of(potential: Module) -> torch.device:
 
 
 @torch.no_grad()
-def error_sums(
-    prediction: Prediction, labels: Labels, graph: Graph
-) -> tuple[Float[Tensor, "system column"], Float[Tensor, "element 3"]]:
-    """Returns the sums behind every error: of each structure (see `COLUMNS`), and of forces by element."""
-    per_atom, forces, stress = label_errors(prediction, labels, graph)
+def error_sums(errors: LabelErrors, labels: Labels, graph: Graph) -> Float[Tensor, "system column"]:
+    """Returns the sums behind every error, of each structure (see `COLUMNS`)."""
+    per_atom, forces, stress = errors
     energy = per_atom * atoms_per_system(graph)
     by_atom = _sums(forces, labels.forces)
-    sums = torch.cat(
+    return torch.cat(
         [
             _sums(energy[:, None], labels.energy[:, None]),
             torch.stack([per_atom.abs(), per_atom.square()], dim=1),
@@ -179,8 +178,13 @@ def error_sums(
         ],
         dim=1,
     )
-    elements = by_atom.new_zeros(len(chemical_symbols), 3).index_add(0, graph.atomic_numbers, by_atom)
-    return sums, elements
+
+
+@torch.no_grad()
+def element_sums(errors: LabelErrors, labels: Labels, graph: Graph) -> Float[Tensor, "element 3"]:
+    """Returns the sums behind the errors of forces by element, a row for each atomic number."""
+    by_atom = _sums(errors.forces, labels.forces)
+    return by_atom.new_zeros(len(chemical_symbols), 3).index_add(0, graph.atomic_numbers, by_atom)
 
 
 def _sums(error: Float[Tensor, "item part"], label: Float[Tensor, "item part"]) -> Float[Tensor, "item 3"]:

@@ -7,7 +7,7 @@ from typing import NoReturn
 import torch
 
 from equipot.errors import EquipotError
-from equipot.fit.loss import label_counts, loss, loss_sums, training_prediction
+from equipot.fit.loss import label_counts, label_errors, loss, loss_sums, training_prediction
 from equipot.fit.metrics import batch_maker
 from equipot.fit.optimise import trainable
 from equipot.fit.run import BEST, Run
@@ -28,7 +28,7 @@ def stop_non_finite(run: Run, indices: Sequence[int], value: float, norm: float)
     for index in indices:
         batch = make([index])
         prediction, labels = training_prediction(run.model, batch, run.learns_derivatives)
-        terms = loss_sums(prediction, labels, batch.graph, run.options)
+        terms = loss_sums(label_errors(prediction, labels, batch.graph), labels, batch.graph, run.options)
         alone = loss(terms, label_counts(labels), run.options.loss_weights(run.state.stage))
         gradients = torch.autograd.grad(alone, parameters, allow_unused=True)
         present += batch.names
@@ -44,7 +44,8 @@ def stop_non_finite_validation(run: Run) -> NoReturn:
     for index in range(run.processes.rank, len(run.valid), run.processes.count):
         batch = make([index])
         prediction = evaluate(run.model, batch.graph)
-        if not loss_sums(prediction, batch.labels, batch.graph, run.options).isfinite().all():
+        errors = label_errors(prediction, batch.labels, batch.graph)
+        if not loss_sums(errors, batch.labels, batch.graph, run.options).isfinite().all():
             guilty += batch.names
     _raise_non_finite(run, f"the validation loss is not finite in epoch {run.state.epoch}", [], guilty)
 

@@ -17,7 +17,7 @@ from equipot.fit import distributed
 from equipot.fit.batches import prefetched, share
 from equipot.fit.interrupt import Interrupted, StopRequest
 from equipot.fit.labels import check_labels, label_numbers
-from equipot.fit.loss import formula, label_counts, loss, loss_sums, training_prediction
+from equipot.fit.loss import formula, label_counts, label_errors, loss, loss_sums, training_prediction
 from equipot.fit.metrics import Errors, batch_maker, error_sums, evaluate_set, named_errors
 from equipot.fit.non_finite import NonFiniteError, stop_non_finite, stop_non_finite_validation
 from equipot.fit.optimise import build_average, build_optimiser, only_trained, overwrite, trainable
@@ -255,10 +255,11 @@ def _share_of_step(
         return tracked, [None] * len(parameters)
     prediction, labels = training_prediction(run.model, batch, run.learns_derivatives)
     counts = label_counts(labels)
-    terms = loss_sums(prediction, labels, batch.graph, run.options)
+    errors = label_errors(prediction, labels, batch.graph)
+    terms = loss_sums(errors, labels, batch.graph, run.options)
     value = loss(terms, run.processes.sum(counts), run.options.loss_weights(run.state.stage))
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    by_structure, _ = error_sums(prediction, labels, batch.graph)
+    by_structure = error_sums(errors, labels, batch.graph)
     return torch.cat([terms.detach(), counts, by_structure.sum(dim=0)]), gradients
 
 

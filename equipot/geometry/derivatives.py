@@ -71,7 +71,7 @@ def evaluate(
     edge_system = graph.system.index_select(0, graph.receivers)
     strain_gradient = _sum_over(per_edge, edge_system, graph.num_systems).unflatten(1, (3, 3))
     strain_gradient = 0.5 * (strain_gradient + strain_gradient.transpose(1, 2))
-    volume = torch.linalg.det(graph.cell).abs()
+    volume = graph.volumes()
     volume = torch.where(graph.pbc.all(dim=1) & (volume > 0), volume, torch.nan)
     return Prediction(energy, node_energy, forces, -strain_gradient, strain_gradient / volume[:, None, None])
 

@@ -59,6 +59,11 @@ class Graph:
         cell = self.cell if one else self.cell.index_select(0, self.system.index_select(0, self.receivers))
         return r_j - r_i + (self.shifts.unsqueeze(-1) * cell).sum(dim=1)
 
+    def volumes(self) -> Float[Tensor, " system"]:
+        """Returns |a · (b × c)| of each system's cell, Å³."""
+        a, b, c = self.cell.unbind(1)
+        return (a * torch.linalg.cross(b, c)).sum(dim=1).abs()
+
     def to(self, device: torch.device | str) -> "Graph":
         """Returns the graph with its tensors on `device`."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type is not int}

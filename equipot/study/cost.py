@@ -12,7 +12,7 @@ import torch
 from equipot.data.dataset import Dataset
 from equipot.fit.batches import minibatches
 from equipot.fit.labels import learns_derivatives
-from equipot.fit.loss import label_counts, loss, loss_sums, training_prediction
+from equipot.fit.loss import label_counts, label_errors, loss, loss_sums, training_prediction
 from equipot.fit.metrics import device_of
 from equipot.fit.options import FitOptions
 from equipot.models.potential import Potential
@@ -92,7 +92,7 @@ def _time_step(potential: Potential, train: Dataset, indices: list[int], options
     parameters = [p for p in potential.parameters() if p.requires_grad]
     with potential.at_work():
         prediction, labels = training_prediction(potential, batch, learns_derivatives(train, options))
-        sums = loss_sums(prediction, labels, batch.graph, options)
+        sums = loss_sums(label_errors(prediction, labels, batch.graph), labels, batch.graph, options)
         value = loss(sums, label_counts(labels), options.final_loss_weights)
         torch.autograd.grad(value, parameters, allow_unused=True)
     if device.type == "cuda":

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from equipot.data.dataset import Batch, Dataset
 from equipot.errors import EquipotError
-from equipot.fit.metrics import COLUMNS, ErrorTable, error_sums, named_errors
+from equipot.fit.loss import label_errors
+from equipot.fit.metrics import COLUMNS, ErrorTable, element_sums, error_sums, named_errors
 from equipot.fit.metrics import predictions as evaluated
 from equipot.geometry.derivatives import Prediction
 from equipot.models.potential import Potential
@@ -101,9 +102,9 @@ def predict(
     by_element = torch.zeros(len(chemical_symbols), 3, dtype=torch.float64)
     node_energies: list[np.ndarray] = []
     for indices, batch, prediction in evaluated(potential, dataset, range(len(dataset)), batch_size):
-        sums, elements = error_sums(prediction, batch.labels, batch.graph)
-        by_structure.append(sums.cpu())
-        by_element += elements.cpu()
+        errors = label_errors(prediction, batch.labels, batch.graph)
+        by_structure.append(error_sums(errors, batch.labels, batch.graph).cpu())
+        by_element += element_sums(errors, batch.labels, batch.graph).cpu()
         parts.append(_arrays(batch, prediction))
         cuts = np.cumsum(dataset.num_atoms[indices])[:-1]
         node_energies += np.split(prediction.node_energy.cpu().numpy(), cuts)

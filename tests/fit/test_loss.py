@@ -4,7 +4,7 @@ import small
 import torch
 
 from equipot.data.dataset import Dataset
-from equipot.fit.loss import formula, label_counts, loss, loss_sums
+from equipot.fit.loss import formula, label_counts, label_errors, loss, loss_sums
 from equipot.fit.options import FitOptions
 from equipot.geometry.derivatives import evaluate
 
@@ -38,7 +38,7 @@ def test_loss_is_the_formula(mixed, form):
     model, batch = small.potential(), Dataset(mixed, small.R_MAX).batch(range(4))
     prediction = evaluate(model, batch.graph)
     value = loss(
-        loss_sums(prediction, batch.labels, batch.graph, options),
+        loss_sums(label_errors(prediction, batch.labels, batch.graph), batch.labels, batch.graph, options),
         label_counts(batch.labels),
         options.loss_weights(0),
     )
@@ -71,7 +71,7 @@ def test_missing_labels_leave_the_gradient_finite(mixed):
     prediction = evaluate(model, batch.graph, create_graph=True)
     options = FitOptions()
     value = loss(
-        loss_sums(prediction, batch.labels, batch.graph, options),
+        loss_sums(label_errors(prediction, batch.labels, batch.graph), batch.labels, batch.graph, options),
         label_counts(batch.labels),
         options.loss_weights(0),
     )
@@ -94,5 +94,5 @@ def test_loss_without_any_label_is_zero(mixed):
     frames = [small.labelled(mixed[0].atoms, 0, energy=None, forces=None)]
     batch = Dataset(frames, small.R_MAX).batch([0])
     prediction = evaluate(small.potential(), batch.graph)
-    sums = loss_sums(prediction, batch.labels, batch.graph, FitOptions())
+    sums = loss_sums(label_errors(prediction, batch.labels, batch.graph), batch.labels, batch.graph, FitOptions())
     assert loss(sums, label_counts(batch.labels), FitOptions().loss_weights(0)).item() == 0.0

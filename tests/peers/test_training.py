@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from equipot.convert import CONVERTERS
 from equipot.data.dataset import Dataset
 from equipot.data.read import read_frames
-from equipot.fit.loss import label_counts, loss, loss_sums, training_prediction
+from equipot.fit.loss import label_counts, label_errors, loss, loss_sums, training_prediction
 from equipot.fit.optimise import build_optimiser
 from equipot.fit.options import FitOptions
 from equipot.kernels.backend import use_backend
@@ -41,7 +41,7 @@ def test_losses_of_a_training_from_identical_weights_are_those_of_mace(backend):
         for start in range(0, len(data), size):
             batch = data.batch(range(start, start + size))
             prediction, labels = training_prediction(potential, batch, derivatives=True)
-            sums = loss_sums(prediction, labels, batch.graph, OPTIONS)
+            sums = loss_sums(label_errors(prediction, labels, batch.graph), labels, batch.graph, OPTIONS)
             value = loss(sums, label_counts(labels), OPTIONS.loss_weights(0))
             potential.zero_grad()
             value.backward()
