@@ -33,7 +33,6 @@ from equipot.data.read import read_frames
 from equipot.deploy.md import Progress
 from equipot.errors import EquipotError
 from equipot.fit import distributed
-from equipot.fit.allocator import keep_freed_memory
 from equipot.fit.checkpoint import check_unchanged, load_checkpoint
 from equipot.fit.optimise import check_optimiser, check_patterns
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
@@ -41,6 +40,7 @@ from equipot.fit.run import CHECKPOINT
 from equipot.fit.train import FitResult, fit
 from equipot.interactions import default_radial
 from equipot.kernels.backend import choice_of
+from equipot.memory import keep_freed_memory
 from equipot.models.model_file import as_device, as_dtype, load_potential, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, write_json, write_text

@@ -17,7 +17,6 @@ from equipot.deploy import EquipotCalculator
 from equipot.deploy.compiled import compile_potential
 from equipot.design import Design
 from equipot.fit import FitOptions
-from equipot.fit.allocator import keep_freed_memory
 from equipot.fit.distributed import current
 from equipot.fit.interrupt import StopRequest
 from equipot.fit.optimise import build_average, build_optimiser
@@ -26,6 +25,7 @@ from equipot.fit.run import Run
 from equipot.fit.train import take_step
 from equipot.geometry import evaluate
 from equipot.kernels.backend import use_backend
+from equipot.memory import keep_freed_memory
 from equipot.models import Potential
 from equipot.models.model_file import load_potential
 from equipot.statistics import Statistics
@@ -54,7 +54,6 @@ class OwnTraining:
     """The steps of `equipot.fit`, with the loss of `loop`."""
 
     def __init__(self, task, potential, radial):
-        keep_freed_memory()  # as `equipot train` does
         frames = [
             Frame(a, energy=float(a.info[loop.ENERGY]), forces=a.arrays[loop.FORCES])
             for a in loop.read(task["structures"])
@@ -98,6 +97,8 @@ def compiled(potential):
 
 def make(task):
     given, training = task.get("model_file"), task["kind"] == "train"
+    if task.get("device", "cpu") == "cpu":
+        keep_freed_memory()  # as `equipot train` and `equipot md` do
     potential = load_potential(given, dtype=task["dtype"]) if given else potential_of(task)
     radial = None if task["radial"] == "default" else task["radial"]
     if radial is not None:

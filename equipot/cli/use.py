@@ -124,7 +124,11 @@ def _calculator(
 ) -> "EquipotCalculator":
     from equipot.deploy.ase_calculator import EquipotCalculator
     from equipot.fit.reporter import logging_to
+    from equipot.memory import keep_freed_memory
+    from equipot.models.model_file import as_device
 
+    if as_device(device or "auto").type == "cpu":
+        keep_freed_memory()
     with logging_to(None):  # what is compiled, which takes its time, and what backend is taken
         return EquipotCalculator(model, device=device or "auto", dtype=dtype, radial=radial, backend=backend or "auto")
 

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from equipot.fit.allocator import keep_freed_memory
+from equipot.memory import keep_freed_memory
 import torch
 
 def faults():
