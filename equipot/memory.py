@@ -11,9 +11,10 @@ _NEVER, _TOP_PAD = -1, 2**20
 def keep_freed_memory() -> bool:
     """Makes this process, for the rest of its life, keep the memory of freed tensors for the next ones.
 
-    glibc gives large blocks back to the system as soon as they are freed, and the next step of a training, or of dynamics
-    of thousands of atoms, has them again, page by page, for up to a quarter of its time. The price is memory that is held
-    between steps. Nothing is done without glibc, or where the user has set one of its variables (`MALLOC_…`).
+    glibc gives large blocks back to the system as soon as they are freed, and the next step of a training, or of
+    dynamics of thousands of atoms, has them again, page by page, for up to a quarter of its time. The price is memory
+    that is held between steps. Nothing is done without glibc, or where the user has set one of its variables
+    (`MALLOC_…`).
 
     Returns:
         Whether it was possible.
