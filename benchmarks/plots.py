@@ -8,12 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cases import MODELS
 from matplotlib import rc_context
 
 from equipot.study.style import CYCLE, canvas, plain_log_axis, styled
 
 _MARKERS = {"ours": "o", "peer": "s", "peer tuned": "^"}
-_LABELS = {"ours": "equipot", "peer": "peer", "peer tuned": "peer, allocator kept"}
+_PEERS = {"mace": "mace-torch", "nequip": "nequip", "botnet": "BOTNet's code"}
 QUANTITIES = {
     "time": ("CPU time per call (s)", lambda r: r["cpu_ms"] / 1e3),
     "time_per_atom": ("CPU time per atom (µs)", lambda r: 1e3 * r["cpu_ms"] / r["atoms"]),
@@ -34,7 +35,7 @@ def growth_figures(document: dict[str, Any], folder: Path) -> list[Path]:
                 for code, marker in _MARKERS.items():
                     points = [(r["atoms"], value(r)) for r in results if (r["model"], r["code"]) == (model, code)]
                     if points:
-                        label = f"{model}, {_LABELS[code]}"
+                        label = f"{model}, {_code(model, code)}"
                         style = "-" if code == "ours" else "--" if code == "peer" else ":"
                         axes.plot(*zip(*points, strict=True), style, marker=marker, color=colour, label=label, ms=4)
             axes.set(xscale="log", yscale="log", xlabel="atoms (bulk Cu)", ylabel=title)
@@ -44,6 +45,12 @@ def growth_figures(document: dict[str, Any], folder: Path) -> list[Path]:
             figure.savefig(path, metadata={"Date": None})
             paths.append(path)
     return paths
+
+
+def _code(model: str, code: str) -> str:
+    """What a code is called in the legend."""
+    peer = _PEERS[MODELS[model].peer]
+    return {"ours": "equipot", "peer": peer, "peer tuned": f"{peer}, freed memory kept"}[code]
 
 
 def main() -> None:
