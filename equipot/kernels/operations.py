@@ -190,8 +190,8 @@ class SplineTableOperation(Operation):
         return self.product.fused
 
     def forward(
-        self, functions: Float[Tensor, "table*knot few"], W: Float[Tensor, "few column"] | None
-    ) -> Float[Tensor, "table*row _column"]:
+        self, functions: Float[Tensor, "point few"], W: Float[Tensor, "few column"] | None
+    ) -> Float[Tensor, "row _column"]:
         """Returns S Φ W; S Φ without a matrix."""
         if self.fused:
             few = torch.ops.equipot.spline_table(functions, self.knots)

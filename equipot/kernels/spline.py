@@ -62,7 +62,7 @@ class UniformSpline:
         return np.linalg.inv(self.conditions)[:, self.before : self.before + self.intervals]
 
     @cached_property
-    def factors(self) -> tuple[Float[np.ndarray, "coefficient below"], Float[np.ndarray, "coefficient above+1"]]:
+    def factors(self) -> tuple[Float[np.ndarray, "coefficient below"], Float[np.ndarray, "coefficient above"]]:
         """A = L U: what stands below L's diagonal of ones, L[i, i−1−k], and U from its diagonal on, U[i, i+k].
 
         Rows are never exchanged: pivots are not small (0.09 for quintic splines, whatever n is).
