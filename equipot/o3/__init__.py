@@ -18,24 +18,40 @@ from equipot.o3.clebsch_gordan import clebsch_gordan, wigner_3j
 from equipot.o3.coupling import (
     CouplingPath,
     chained_couplings,
+    coupling_chain,
     coupling_paths,
     couplings_of,
     symmetric_couplings,
+)
+from equipot.o3.invariants import (
+    InvariantCouplings,
+    half_degrees,
+    halves,
+    invariant_couplings,
+    invariant_dimension,
+    tree_tensor,
 )
 from equipot.o3.irreps import Irrep, Irreps
 from equipot.o3.spherical_harmonics import harmonic_recursion, spherical_harmonics, wigner_D
 
 __all__ = [
     "CouplingPath",
+    "InvariantCouplings",
     "Irrep",
     "Irreps",
     "chained_couplings",
     "clebsch_gordan",
+    "coupling_chain",
     "coupling_paths",
     "couplings_of",
+    "half_degrees",
+    "halves",
     "harmonic_recursion",
+    "invariant_couplings",
+    "invariant_dimension",
     "spherical_harmonics",
     "symmetric_couplings",
+    "tree_tensor",
     "wigner_3j",
     "wigner_D",
 ]

@@ -101,7 +101,7 @@ def chained_couplings(
     U = np.zeros((out.dim, *[irreps.dim] * correlation, len(paths)))
     for index, path in enumerate(paths):
         degrees = tuple(irreps[i][1].l for i in path.factors)
-        block = _chain(degrees, tuple(ir.l for ir in path.coupled))
+        block = coupling_chain(degrees, tuple(ir.l for ir in path.coupled))
         where: tuple[slice | int, ...] = (slice(None), *(slices[i] for i in path.factors), index)
         U[where] = block
     return torch.from_numpy(U)
@@ -189,11 +189,11 @@ def _extend(chains: list[CouplingPath], irreps: Irreps) -> Iterator[CouplingPath
 
 
 @lru_cache(maxsize=4096)
-def _chain(degrees: tuple[int, ...], coupled: tuple[int, ...]) -> np.ndarray:
+def coupling_chain(degrees: tuple[int, ...], coupled: tuple[int, ...]) -> np.ndarray:
     """Coefficients [M, m1 ... mν] of one chain; shared."""
     if len(degrees) == 1:
         return np.eye(2 * degrees[0] + 1)
-    left = _chain(degrees[:-1], coupled[:-1])
+    left = coupling_chain(degrees[:-1], coupled[:-1])
     C = sqrt(2 * coupled[-1] + 1) * wigner_3j_array(coupled[-1], coupled[-2], degrees[-1])
     return np.moveaxis(np.tensordot(C, left, axes=(1, 0)), 1, -1)
 
@@ -206,7 +206,7 @@ def _couplings_of(factors: tuple[Irrep, ...], labels: tuple[int, ...], out: Irre
     ]
     basis = np.zeros((0, out.dim * int(np.prod([ir.dim for ir in factors]))))
     for coupled in _intermediates(factors, out):
-        chain = _chain(tuple(ir.l for ir in factors), tuple(ir.l for ir in coupled))
+        chain = coupling_chain(tuple(ir.l for ir in factors), tuple(ir.l for ir in coupled))
         arranged = [chain.transpose(0, *(1 + k for k in order)) for order in orders]
         vector = np.mean(arranged, axis=0).reshape(-1)
         for _ in range(2):  # twice is enough to be orthogonal to round-off
