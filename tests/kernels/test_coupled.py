@@ -10,7 +10,7 @@ import pytest
 from equipot.kernels.coupled import CoupledProduct, Function
 from equipot.o3 import invariant_couplings, invariant_dimension, tree_tensor
 
-SMALL = CoupledProduct(2, 2, 3, (5, 6, 6, 5, 5.5), 1.0)
+SMALL = CoupledProduct(2, 2, 3, (5.0, 6.0, 6.0, 5.0, 5.5), 1.0)
 
 
 def evaluate(d: CoupledProduct, A: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_the_program_makes_the_functions() -> None:
 
 
 def test_every_admissible_multiset_is_there_once() -> None:
-    d = CoupledProduct(2, 2, 3, (4, 5, 6, 6.5), 1.5)
+    d = CoupledProduct(2, 2, 3, (4.0, 5.0, 6.0, 6.5), 1.5)
     found = {}
     for function in d.functions:
         key = tuple(sorted(function.factors))
@@ -67,13 +67,13 @@ def test_every_admissible_multiset_is_there_once() -> None:
 
 def test_two_factors_count_as_a_power_spectrum() -> None:
     """N (N + 1) / 2 for each l, of N = species × radial functions: the number of a SOAP power spectrum."""
-    d = CoupledProduct(2, 3, 4, (10, 100), 1.0)
+    d = CoupledProduct(2, 3, 4, (10.0, 100.0), 1.0)
     assert d.counts_by_order == {2: 8 * 9 // 2 * 4}
 
 
 def test_functions_are_linearly_independent() -> None:
     rng = np.random.default_rng(1)
-    d = CoupledProduct(1, 3, 3, (8, 8, 8, 8), 1.0)
+    d = CoupledProduct(1, 3, 3, (8.0, 8.0, 8.0, 8.0), 1.0)
     B = np.stack([evaluate(d, rng.normal(size=d.dim)) for _ in range(2 * d.num_functions)])
     values = np.linalg.svd(B / np.linalg.norm(B, axis=0), compute_uv=False)
     assert values[-1] > 1e-3 * values[0]
@@ -90,7 +90,7 @@ def test_a_key_is_the_description() -> None:
 
 
 def test_the_two_body_part_alone_has_no_functions() -> None:
-    d = CoupledProduct(1, 2, 3, (8,), 1.0)
+    d = CoupledProduct(1, 2, 3, (8.0,), 1.0)
     assert d.num_functions == 0
     assert d.program.num_slots == d.dim
     assert d.program.num_pairs == 0
@@ -112,7 +112,7 @@ def test_shared_products_are_made_once_and_nothing_in_vain() -> None:
 
 def test_thousands_of_functions_take_no_time() -> None:
     begin = time.process_time()
-    d = CoupledProduct(4, 4, 8, (10, 12, 9, 7), 1.5)
+    d = CoupledProduct(4, 4, 8, (10.0, 12.0, 9.0, 7.0), 1.5)
     assert d.num_functions > 3000
     assert d.program.num_pairs > d.num_functions
     assert time.process_time() - begin < 5
@@ -120,7 +120,7 @@ def test_thousands_of_functions_take_no_time() -> None:
 
 def test_the_coefficients_are_orthonormal() -> None:
     """Contracted with random A, B of different factors have the variance of an orthonormal tensor: 1."""
-    d = CoupledProduct(1, 2, 6, (6, 8), 1.0)
+    d = CoupledProduct(1, 2, 6, (6.0, 8.0), 1.0)
     rng = np.random.default_rng(2)
     different = [k for k, f in enumerate(d.functions) if len(set(f.factors)) == f.order]
     B = np.stack([evaluate(d, rng.normal(size=d.dim)) for _ in range(2000)])[:, different]
