@@ -66,6 +66,17 @@ def evaluate(
         )
     if not create_graph:
         energy, node_energy, vectors = energy.detach(), node_energy.detach(), vectors.detach()
+    return _prediction(energy, node_energy, vectors, g, graph)
+
+
+def from_edge_gradient(
+    node_energy: Float[Tensor, " owned"], vectors: Float[Tensor, "edge xyz"], g: Float[Tensor, "edge xyz"], graph: Graph
+) -> Prediction:
+    """Returns what follows from the energies of the atoms and g = ∂E/∂r of the edges; see `evaluate`."""
+    return _prediction(_sum_over_atoms(node_energy, graph), node_energy, vectors, g, graph)
+
+
+def _prediction(energy: Tensor, node_energy: Tensor, vectors: Tensor, g: Tensor, graph: Graph) -> Prediction:
     forces = _sum_over(g, graph.receivers, graph.num_nodes) - _sum_over(g, graph.senders, graph.num_nodes)
     per_edge = (vectors.unsqueeze(-1) * g.unsqueeze(-2)).flatten(1)
     edge_system = graph.system.index_select(0, graph.receivers)

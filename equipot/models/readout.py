@@ -1,5 +1,10 @@
-"""Readouts: from the scalars of a layer to an energy per atom."""
+"""Readouts: from the scalars of a layer to an energy per atom.
 
+Every readout is linear in its last weights: ε = x w, with x = `last_inputs(h)` and w = `last_weights()` one after the
+other.
+"""
+
+import math
 from itertools import pairwise
 
 import torch
@@ -9,9 +14,10 @@ from torch import Tensor, nn
 from equipot.design import Design
 from equipot.interactions.activation import Activation
 from equipot.interactions.linear import Linear
-from equipot.o3 import Irreps
+from equipot.o3 import Irrep, Irreps
 
 _ENERGY = Irreps("1x0e")
+_SCALAR = Irrep(0, 1)
 
 
 class LinearReadout(nn.Module):
@@ -24,6 +30,14 @@ class LinearReadout(nn.Module):
     def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
         """Returns ε of each atom."""
         return self.linear(h).squeeze(1)
+
+    def last_inputs(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, "node last"]:
+        """Returns x."""
+        return _inputs(self.linear, h)
+
+    def last_weights(self) -> list[nn.Parameter]:
+        """Returns w."""
+        return list(self.linear.weights.values())
 
 
 class HiddenReadout(nn.Module):
@@ -46,10 +60,21 @@ class HiddenReadout(nn.Module):
 
     def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
         """Returns ε of each atom."""
+        return self.second(self._hidden(h)).squeeze(1)
+
+    def last_inputs(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, "node last"]:
+        """Returns x."""
+        return _inputs(self.second, self._hidden(h))
+
+    def last_weights(self) -> list[nn.Parameter]:
+        """Returns w."""
+        return list(self.second.weights.values())
+
+    def _hidden(self, h: Tensor) -> Tensor:
         x = self.activation(self.first(h))
         for linear in self.middle:
             x = self.activation(linear(x))
-        return self.second(x).squeeze(1)
+        return x
 
 
 class BiasedReadout(HiddenReadout):
@@ -66,11 +91,22 @@ class BiasedReadout(HiddenReadout):
 
     def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
         """Returns ε of each atom."""
-        *between, last = self.biases
+        return (self.second(self._hidden(h)) + self.biases[-1]).squeeze(1)
+
+    def last_inputs(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, "node last"]:
+        """Returns x; its last column is one."""
+        x = super().last_inputs(h)
+        return torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+
+    def last_weights(self) -> list[nn.Parameter]:
+        """Returns w and the last bias."""
+        return [*super().last_weights(), self.biases[-1]]
+
+    def _hidden(self, h: Tensor) -> Tensor:
         x = self.activation(self.first(h))
-        for linear, bias in zip(self.middle, between, strict=True):
+        for linear, bias in zip(self.middle, self.biases, strict=False):
             x = self.activation(linear(x) + bias)
-        return (self.second(x) + last).squeeze(1)
+        return x
 
 
 class NoReadout(nn.Module):
@@ -79,6 +115,29 @@ class NoReadout(nn.Module):
     def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
         """Returns zeros."""
         return h.new_zeros(h.shape[0])
+
+    def last_inputs(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, "node last"]:
+        """Returns x, which has no columns."""
+        return h.new_zeros(h.shape[0], 0)
+
+    def last_weights(self) -> list[nn.Parameter]:
+        """Returns w: none."""
+        return []
+
+
+class SumReadout(nn.Module):
+    """ε = the one scalar of a coupled layer, which has the weights."""
+
+    def forward(self, h: Float[Tensor, "node 1"]) -> Float[Tensor, " node"]:
+        """Returns ε of each atom."""
+        return h.squeeze(1)
+
+
+def _inputs(linear: Linear, h: Tensor) -> Tensor:
+    """The scalars that a linear readout sees, over the root of their number; none where it has no weights."""
+    where = [linear.irreps_in.slices()[n] for n, (_, ir) in enumerate(linear.irreps_in) if ir == _SCALAR]
+    x = torch.cat([h[:, part] for part in where], dim=1) if where else h[:, :0]
+    return x / math.sqrt(max(1, x.shape[1]))
 
 
 def readout(design: Design, irreps: Irreps, *, last: bool, dtype: torch.dtype) -> nn.Module:
@@ -93,5 +152,6 @@ def readout(design: Design, irreps: Irreps, *, last: bool, dtype: torch.dtype) -
         "two_linear": lambda: HiddenReadout(irreps, (design.readout_hidden,), nn.Identity(), dtype),
         "mlp": lambda: HiddenReadout(irreps, widths, activation, dtype),
         "mlp_bias": lambda: BiasedReadout(irreps, widths, activation, dtype),
+        "sum": SumReadout,
     }
     return make[design.readout]()

@@ -1,0 +1,100 @@
+"""The last linear weights of any potential: its energy is linear in them, whatever lies before."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipot.errors import EquipotError
+from equipot.geometry import Graph, Prediction, evaluate
+from equipot.geometry.derivatives import from_edge_gradient
+from equipot.models.linear_features import Rows
+from equipot.models.potential import Potential
+
+
+class LastLayer:
+    r"""A potential as a linear model in the last weights of its readouts, everything before them fixed.
+
+        ∂E_i/∂w_k = scale_{z_i} x_{ik},   x the inputs of the readouts' last linear maps
+
+    Forces take one derivative with respect to the edge vectors for each weight.
+
+    Args:
+        potential: Any potential with readouts that have weights; best in float64.
+
+    Raises:
+        EquipotError: Its readouts have no weights.
+
+    Source: last-layer features: Bigi et al., Mach. Learn.: Sci. Technol. 5, 045018 (2024).
+    """
+
+    def __init__(self, potential: Potential) -> None:
+        self.potential = potential
+        self.parameters: list[nn.Parameter] = [w for head in potential.readouts for w in head.last_weights()]
+        self.num_columns = sum(w.numel() for w in self.parameters)
+        if self.num_columns == 0:
+            raise EquipotError("the readouts of this potential have no weights of their own: there is nothing to fit.")
+        counts = [sum(w.numel() for w in head.last_weights()) for head in potential.readouts]
+        self.penalties = torch.ones(self.num_columns, dtype=torch.float64)
+        self.orders = torch.arange(1, len(counts) + 1).repeat_interleave(torch.tensor(counts))
+        self._rest = copy.deepcopy(potential)
+        for w in (w for head in self._rest.readouts for w in head.last_weights()):
+            nn.init.zeros_(w)
+
+    def node_rows(self, graph: Graph) -> Float[Tensor, "owned weight"]:
+        """Returns the derivative of each atom's energy with respect to each weight."""
+        with torch.no_grad():
+            return self._node_rows(graph, graph.vectors())
+
+    def rows(self, graph: Graph, *, forces: bool = True, stress: bool = True) -> Rows:
+        """Returns the rows of a batch; what is not wanted has none."""
+        if not forces and not stress:
+            x = self.node_rows(graph)
+            return Rows(_by_system(x, graph), x.new_zeros(0, self.num_columns), x.new_zeros(0, self.num_columns))
+        vectors = graph.vectors().requires_grad_(True)
+        with torch.enable_grad():
+            x = self._node_rows(graph, vectors)
+        parts = list(self._derivatives(x, vectors, graph))
+        by_force = torch.stack([p.forces.flatten() for p in parts], dim=1) if forces else x.new_zeros(0, len(parts))
+        by_stress = torch.stack([voigt(p.stress).flatten() for p in parts], dim=1) if stress else by_force[:0]
+        return Rows(_by_system(x.detach(), graph), by_force, by_stress)
+
+    def offset(self, graph: Graph) -> Prediction:
+        """Returns the part of the prediction that does not depend on the weights."""
+        return evaluate(self._rest, graph)
+
+    def weights(self) -> Float[Tensor, " weight"]:
+        """Returns the weights, float64."""
+        return torch.cat([w.detach().flatten() for w in self.parameters]).double()
+
+    def set_weights(self, weights: Float[Tensor, " weight"]) -> None:
+        """Writes new weights into the potential."""
+        with torch.no_grad():
+            for w, new in zip(self.parameters, weights.split([w.numel() for w in self.parameters]), strict=True):
+                w.copy_(new.reshape(w.shape))
+
+    def _node_rows(self, graph: Graph, vectors: Tensor) -> Tensor:
+        potential = self.potential
+        species = potential.species(graph.atomic_numbers)[: graph.num_owned]
+        scale = potential.scale.expand_as(potential.E0).index_select(0, species).unsqueeze(1)
+        features = potential.features(graph, vectors)
+        x = [head.last_inputs(h).double() for head, h in zip(potential.readouts, features, strict=True)]
+        return scale * torch.cat(x, dim=1)
+
+    def _derivatives(self, x: Tensor, vectors: Tensor, graph: Graph) -> Iterator[Prediction]:
+        for k in range(self.num_columns):
+            (g,) = torch.autograd.grad(
+                x[:, k].sum(), vectors, retain_graph=k < self.num_columns - 1, allow_unused=True, materialize_grads=True
+            )
+            yield from_edge_gradient(x[:, k].detach(), vectors.detach(), g, graph)
+
+
+def voigt(stress: Float[Tensor, "system 3 3"]) -> Float[Tensor, "system voigt"]:
+    """Returns the components xx yy zz yz xz xy of symmetric tensors."""
+    return stress.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
+
+
+def _by_system(x: Tensor, graph: Graph) -> Tensor:
+    return x.new_zeros(graph.num_systems, x.shape[1]).index_add(0, graph.system[: graph.num_owned], x)
