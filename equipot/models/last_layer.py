@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from equipot.geometry import Graph, Prediction, evaluate
 from equipot.geometry.derivatives import from_edge_gradient
 from equipot.models.linear_features import Rows
 from equipot.models.potential import Potential
+from equipot.models.readout import Readout
 
 
 class LastLayer:
@@ -32,15 +34,15 @@ class LastLayer:
 
     def __init__(self, potential: Potential) -> None:
         self.potential = potential
-        self.parameters: list[nn.Parameter] = [w for head in potential.readouts for w in head.last_weights()]
+        self.parameters = [w for weights in _last_weights(potential) for w in weights]
         self.num_columns = sum(w.numel() for w in self.parameters)
         if self.num_columns == 0:
             raise EquipotError("the readouts of this potential have no weights of their own: there is nothing to fit.")
-        counts = [sum(w.numel() for w in head.last_weights()) for head in potential.readouts]
+        counts = [sum(w.numel() for w in weights) for weights in _last_weights(potential)]
         self.penalties = torch.ones(self.num_columns, dtype=torch.float64)
         self.orders = torch.arange(1, len(counts) + 1).repeat_interleave(torch.tensor(counts))
         self._rest = copy.deepcopy(potential)
-        for w in (w for head in self._rest.readouts for w in head.last_weights()):
+        for w in (w for weights in _last_weights(self._rest) for w in weights):
             nn.init.zeros_(w)
 
     def node_rows(self, graph: Graph) -> Float[Tensor, "owned weight"]:
@@ -80,8 +82,8 @@ class LastLayer:
         species = potential.species(graph.atomic_numbers)[: graph.num_owned]
         scale = potential.scale.expand_as(potential.E0).index_select(0, species).unsqueeze(1)
         features = potential.features(graph, vectors)
-        x = [head.last_inputs(h).double() for head, h in zip(potential.readouts, features, strict=True)]
-        return scale * torch.cat(x, dim=1)
+        heads = cast("list[Readout]", list(potential.readouts))
+        return scale * torch.cat([head.last_inputs(h).double() for head, h in zip(heads, features, strict=True)], dim=1)
 
     def _derivatives(self, x: Tensor, vectors: Tensor, graph: Graph) -> Iterator[Prediction]:
         for k in range(self.num_columns):
@@ -89,6 +91,11 @@ class LastLayer:
                 x[:, k].sum(), vectors, retain_graph=k < self.num_columns - 1, allow_unused=True, materialize_grads=True
             )
             yield from_edge_gradient(x[:, k].detach(), vectors.detach(), g, graph)
+
+
+def _last_weights(potential: Potential) -> list[list[nn.Parameter]]:
+    """The last weights of each readout."""
+    return [head.last_weights() for head in cast("list[Readout]", list(potential.readouts))]
 
 
 def voigt(stress: Float[Tensor, "system 3 3"]) -> Float[Tensor, "system voigt"]:

@@ -133,6 +133,9 @@ class SumReadout(nn.Module):
         return h.squeeze(1)
 
 
+Readout = LinearReadout | HiddenReadout | BiasedReadout | NoReadout
+
+
 def _inputs(linear: Linear, h: Tensor) -> Tensor:
     """The scalars that a linear readout sees, over the root of their number; none where it has no weights."""
     where = [linear.irreps_in.slices()[n] for n, (_, ir) in enumerate(linear.irreps_in) if ir == _SCALAR]
