@@ -1,7 +1,6 @@
 """The choice of a backend for a run: the same sums, evaluated faster."""
 
 import difflib
-import importlib.util
 from typing import NamedTuple
 
 import torch
@@ -9,6 +8,8 @@ from torch import nn
 
 from equipot.errors import EquipotError
 from equipot.kernels.cpu import ahead, compiler
+from equipot.kernels.cuequivariance import available as cuequivariance
+from equipot.kernels.cuequivariance.evaluate import module, obstacle
 from equipot.kernels.operations import Operation
 from equipot.kernels.triton import registry
 from equipot.kernels.triton.available import availability
@@ -79,14 +80,7 @@ def _cpu(place: torch.device) -> tuple[str | None, str]:
     return None, f"generated C++ for {here.vectors} by {here.version}"
 
 
-def _cuequivariance(place: torch.device) -> tuple[str | None, str]:
-    """What is missing: always something, as yet."""
-    if importlib.util.find_spec("cuequivariance_torch") is None:
-        return "cuequivariance-torch is not installed, and its operations are not connected; 'triton' is for GPUs", ""
-    return "cuequivariance-torch's operations are not connected; 'triton' is for GPUs", ""
-
-
-CANDIDATES = {"cpu": _cpu, "triton": availability, "cuequivariance": _cuequivariance}
+CANDIDATES = {"cpu": _cpu, "triton": availability, "cuequivariance": cuequivariance.availability}
 FASTEST = {"cpu": "cpu", "cuda": "triton"}
 """What "auto" takes on each kind of device."""
 
@@ -115,11 +109,31 @@ def use_backend(module: nn.Module, name: str = "auto", *, training: bool = True)
             if name != "auto":
                 raise EquipotError(f"backend 'cpu' cannot be used: {error}") from error
             choice = Choice("reference", f"plain torch, because {str(error).splitlines()[0]}")
+    if choice.name == "cuequivariance":
+        choice = _prepare_cuequivariance(choice, operations, place)
     if place.type == "cpu":
         registry.take_over_cpu() if choice.name == "triton" else registry.give_back_cpu()
     for operation in operations:
         operation.backend, operation.reason = choice
     return choice
+
+
+def _prepare_cuequivariance(choice: Choice, operations: list[Operation], place: torch.device) -> Choice:
+    """Makes its polynomials; the reason says which products it does not take."""
+    left = []
+    for kind, key in dict.fromkeys((o.kind, o.key) for o in operations if o.kind in ("convolution", "product")):
+        problem = obstacle(kind, key)
+        if problem is not None:
+            left.append(f"one product {problem}")
+            continue
+        try:
+            module(kind, key, place)
+        except ImportError as error:
+            raise EquipotError(
+                f"backend 'cuequivariance' cannot be used: cuequivariance-torch does not work ({error}); "
+                f"install it anew ({cuequivariance.INSTALL}). 'auto' takes what works here."
+            ) from error
+    return choice._replace(reason="; ".join([choice.reason, *left]))
 
 
 def choice_of(module: nn.Module) -> Choice:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equipot.kernels.cuequivariance import evaluate as cuequivariance
 from equipot.kernels.gate_map import GateMap
 from equipot.kernels.kept import Kept
 from equipot.kernels.linear_map import LinearMap
@@ -52,7 +53,7 @@ class Operation(nn.Module):
     """An operation of `kernels.polynomial`. `backend` is set by `kernels.backend.use_backend` and nothing else.
 
     Attributes:
-        backend: "reference" (plain torch, the definition) or a fused backend.
+        backend: "reference" (plain torch, the definition), a fused backend, or "cuequivariance".
         reason: Why that, in a few words.
         dtype: Type of its tensors.
     """
@@ -68,7 +69,16 @@ class Operation(nn.Module):
     @property
     def fused(self) -> bool:
         """Whether torch.ops.equipot evaluates it."""
-        return self.backend != "reference"
+        return self.backend in ("cpu", "triton")
+
+    @property
+    def segmented(self) -> bool:
+        """Whether cuEquivariance evaluates it; `torch.compile` sees plain torch."""
+        return (
+            self.backend == "cuequivariance"
+            and cuequivariance.obstacle(self.kind, self.key) is None
+            and not torch.compiler.is_compiling()
+        )
 
 
 def follow_backend(new: nn.Module, old: nn.Module) -> None:
@@ -125,6 +135,8 @@ class ConvolutionOperation(Operation):
             R = R.values()
         if self.fused:
             return torch.ops.equipot.convolution(h, Y, R, *edges, self.key)
+        if self.segmented and R.shape[0] > 0:
+            return cuequivariance.convolution(h, Y, R, edges.senders, edges.receivers, edges.num_owned, self.key)
         return self.reference(h, Y, R, edges.senders, edges.receivers, edges.num_owned)
 
 
@@ -257,6 +269,8 @@ class ProductOperation(Operation):
         if self.fused:
             order, starts = (None, None) if shared else (groups.order, groups.starts)
             return torch.ops.equipot.product(A, self.coefficients(weights), order, starts, self.key)
+        if self.segmented and A.shape[0] > 0:
+            return cuequivariance.product(A, weights, None if shared else groups.species, self.key)
         species = torch.zeros_like(groups.species) if shared else groups.species
         return irreps_join(self.reference(A.unflatten(1, (-1, self.channels)), weights, species))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equipot.kernels.linear_map import LinearMap
 from equipot.kernels.polynomial import Convolution, Product
-from equipot.o3 import Irreps, clebsch_gordan, spherical_harmonics
+from equipot.o3 import Irrep, Irreps, clebsch_gordan, spherical_harmonics
 
 
 class SpeciesGroups(NamedTuple):
@@ -96,6 +96,7 @@ class ReferenceConvolution(nn.Module):
             for segment, blocks in enumerate(self.blocks)
         ]
         self.weight_sizes = _weight_sizes(description)
+        self.made = sorted({ir_out for blocks in self.blocks for ir_out, *_ in blocks})
 
     couplings: Tensor
 
@@ -112,7 +113,7 @@ class ReferenceConvolution(nn.Module):
         weights = iter(R.split(self.weight_sizes, dim=1))
         weight_of = {key: next(weights) for key in _weight_order(self.description)}
         C = (Y @ self.couplings).split(self.coupling_sizes, dim=1)
-        pooled: dict[object, list[Tensor]] = {}
+        pooled: dict[Irrep, list[Tensor]] = {}
         segments = h.index_select(0, senders).split(self.dims_in, dim=1)
         for segment, (blocks, (mul, ir_in)) in enumerate(zip(self.blocks, self.description.irreps_in, strict=True)):
             if not blocks:
@@ -126,7 +127,7 @@ class ReferenceConvolution(nn.Module):
                 edges = part.unflatten(1, (len(ells), ir_out.dim)) * R_block
                 node = pool(edges, receivers, num_nodes).transpose(1, 2).flatten(2)
                 pooled.setdefault(ir_out, []).append(node)
-        flat = [torch.cat(pooled[ir], dim=2).flatten(1) for ir in sorted(pooled)]  # type: ignore[type-var]
+        flat = [torch.cat(pooled[ir], dim=2).flatten(1) for ir in self.made]
         return torch.cat(flat, dim=1)
 
 

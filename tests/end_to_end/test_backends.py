@@ -107,7 +107,7 @@ def test_first_use_says_that_it_compiles_and_the_second_does_not(run, files, tmp
     assert "compiling" not in said[1] and "backend cpu" in said[1]
 
 
-def test_names_that_do_not_exist(run, files, tmp_path):
+def test_names_that_do_not_exist(run, files, tmp_path, monkeypatch):
     for arguments in (
         ["train", files / "train.extxyz", "--out", tmp_path / "r", "--backend", "refrence"],
         ["md", run.model, files / "water.extxyz", "--out", tmp_path / "md", "--backend", "refrence"],
@@ -117,6 +117,7 @@ def test_names_that_do_not_exist(run, files, tmp_path):
         assert "'refrence'" in error and "Did you mean 'reference'?" in error and "cuequivariance" in error
     with pytest.raises(EquipotError, match=r"backend 'fortran' is not known\. Choose one of auto, reference, cpu"):
         equipot.EquipotCalculator(run.model, backend="fortran")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EquipotError, match=r"'cuequivariance' cannot be used: .*'auto' takes what works here"):
         equipot.EquipotCalculator(run.model, backend="cuequivariance")
 
