@@ -1,5 +1,8 @@
 """torch.compile and torch.export see fused operations as operators, with their derivatives."""
 
+import importlib.util
+
+import pytest
 import torch
 
 from equipot.kernels.backend import use_backend
@@ -38,3 +41,15 @@ def test_exported_operation_names_its_description() -> None:
     (call,) = [n for n in program.graph.nodes if n.op == "call_function" and "equipot" in str(n.target)]
     assert call.args[-1] == d.key
     assert torch.equal(program.module()(*x, e), operation(*x, e))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cuequivariance_torch") is None, reason="no cuequivariance-torch")
+def test_plain_torch_is_seen_in_place_of_cuequivariance() -> None:
+    d = convolution(Irreps("4x0e + 2x1o"), 1, [Irrep(0, 1), Irrep(1, -1)])
+    operation = ConvolutionOperation(d, torch.float64)
+    e = edge_index(torch.tensor([1, 0, 2]), torch.tensor([0, 1, 1]), 3)
+    x = (random(3, 10), random(3, 4, seed=1), random(3, d.num_weights, seed=2))
+    exact = operation(*x, e)
+    use_backend(operation, "cuequivariance")
+    assert torch.equal(torch.compile(operation, fullgraph=True, backend="eager")(*x, e), exact)
+    assert torch.equal(torch.export.export(operation, (*x, e)).module()(*x, e), exact)

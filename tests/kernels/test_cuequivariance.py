@@ -141,15 +141,6 @@ def test_potentials_and_a_training_step(design) -> None:
 
 
 @needs_package
-def test_torch_compile_sees_plain_torch() -> None:
-    d, e = CONVOLUTIONS["unequal multiplicities, both parities"], test_triton_convolution.edges()
-    x, operation = test_triton_convolution.inputs(d, torch.float64), ConvolutionOperation(d, torch.float64)
-    exact = operation(*x, e)
-    on_cuequivariance(operation)
-    assert torch.equal(torch.compile(operation, fullgraph=True, backend="eager")(*x, e), exact)
-
-
-@needs_package
 def test_products_that_are_too_large_stay_with_plain_torch_which_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     operation = ProductOperation(*PRODUCTS["two factors, an output that nothing makes"], torch.float64)
     monkeypatch.setattr(cuequivariance, "MOST_MONOMIALS", 3)
