@@ -128,7 +128,7 @@ def _headlines(
     )
     if "fit" in run:
         fit = run["fit"]
-        threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
+        threads = _several(run["threads"], "thread")
         note = f"{fit['epochs']} epochs, {significant(fit['steps'])} steps; {run['device']}, {threads}"
         found.append(Headline("Training", *duration(fit["seconds"]), note))
     if dynamics is not None and len(dynamics.thermo["time_fs"]):
@@ -268,7 +268,9 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
     facts = {
         "finished": run.get("finished"),
         "training ended": _ENDINGS.get(run.get("fit", {}).get("status", ""), None),
-        "device": f"{run['device']}, {run['dtype']}, {run['threads']} threads, {run['processes']} process(es)"
+        "device": ", ".join(
+            [run["device"], run["dtype"], _several(run["threads"], "thread"), _several(run["processes"], "process")]
+        )
         if run
         else None,
         "backend": ": ".join(run["backend"].values()) if run.get("backend") else None,
@@ -279,6 +281,11 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
         "model format": str(header.format_version),
     }
     return {label: str(text) for label, text in facts.items() if text}
+
+
+def _several(count: int, noun: str) -> str:
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"
 
 
 def converted_from(facts: Mapping[str, Any]) -> str | None:

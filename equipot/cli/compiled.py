@@ -48,5 +48,12 @@ def compile_(
     if json:
         print_json(facts)
     else:
-        print_table(str(path), ["", ""], [[name.replace("_", " "), str(value)] for name, value in facts.items()])
+        rows = [
+            ["size", f"{facts['size_MB']} MB"],
+            ["compiled and checked in", f"{facts['seconds']} s"],
+            ["precision", facts["dtype"]],
+            ["radial functions", facts["radial"]],
+            ["largest difference of forces from the model", f"{compiled.difference:.1e} eV/Å"],
+        ]
+        print_table(str(path), ["quantity", "value"], rows)
     note(f"{path} is ready; use it with: equipot md {path} STRUCTURE")

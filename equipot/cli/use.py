@@ -295,10 +295,7 @@ def relax(  # noqa: PLR0913 (one parameter for each flag)
     if json:
         print_json(_relax_facts(result, out))
     else:
-        facts = {name: value for name, value in _relax_facts(result, out).items() if value == value}
-        shown = {name: f"{value:.6f}" if isinstance(value, float) else str(value) for name, value in facts.items()}
-        rows = [[name.replace("_", " "), value] for name, value in shown.items()]
-        print_table("Relaxation", ["quantity", "value"], rows)
+        _print_relaxation(result, out)
     if result.status != "converged":
         note(f"error: {result.message}")
         raise typer.Exit(1)
@@ -310,6 +307,20 @@ def _relax_facts(result: "RelaxResult", out: Path) -> dict[str, Any]:
         "energy_start_eV": float(result.energies[0]), "energy_eV": float(result.energies[-1]),
         "fmax_eV_per_A": result.fmax, "pressure_GPa": result.pressure, "file": str(out),
     }  # fmt: skip
+
+
+def _print_relaxation(result: "RelaxResult", out: Path) -> None:
+    first, last = float(result.energies[0]), float(result.energies[-1])
+    pressure = [["pressure", f"{result.pressure:.4g} GPa"]] if result.pressure == result.pressure else []
+    rows = [
+        ["steps", str(result.steps)],
+        ["energy at the start", f"{first:.6f} eV"],
+        ["energy", f"{last:.6f} eV ({last - first:+.6f} eV)"],
+        ["largest force", f"{result.fmax:.4g} eV/Å"],
+        *pressure,
+        ["file", str(out)],
+    ]
+    print_table(f"Relaxation: {result.status}", ["quantity", "value"], rows)
 
 
 def _read_structure(path: Path, index: int) -> "Atoms":

@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".pt2"
 _MODEL, _FACTS = "equipot/model.equipot", "equipot/facts.json"
-_OPTIONS = {"cpp.threads": 1}
 TOLERANCES = {torch.float32: 2e-5, torch.float64: 1e-11}
 """Allowed difference from the model itself, relative to 1 + the largest force, eV/Å."""
 
@@ -109,10 +108,11 @@ def compile_potential(potential: Potential, path: str | os.PathLike[str]) -> Com
     if path.suffix != SUFFIX:
         raise EquipotError(f"{path}: a compiled potential ends in {SUFFIX}; write {path.with_suffix(SUFFIX)}.")
     program = export_evaluation(potential, trial_graph(potential, 8))
+    options = {"cpp.threads": 1, **_compiler()}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = Path(folder, "package.pt2")
-        torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=_OPTIONS)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
         model = save_potential(Path(folder, "model.equipot"), potential)
         with zipfile.ZipFile(package, "a") as archive:
             archive.write(model, f"package/{_MODEL}")
@@ -147,8 +147,8 @@ def load_compiled(
         backend: None or "auto", or the backend it was compiled with.
 
     Raises:
-        EquipotError: The file is not one, was made for another processor or torch, or otherwise than asked for, or
-            gives something else than its model.
+        EquipotError: The file is not one, is damaged, was made for another processor or torch, or otherwise than asked
+            for, or gives something else than its model.
     """
     path = Path(path)
     asked = {
@@ -161,6 +161,7 @@ def load_compiled(
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
             names = {name.split("/", 1)[1]: name for name in archive.namelist() if "/" in name}
             facts = json.loads(archive.read(names[_FACTS]))
+            _refuse_damaged(path, archive)
             _refuse_other_machine(path, facts)
             _refuse_other_form(path, facts, asked)
             model = Path(folder, "model.equipot")
@@ -206,6 +207,22 @@ def _facts(potential: Potential) -> dict[str, Any]:
         "radial": potential.radial,
         "backend": choose("auto", next(potential.parameters()).device).name,
     }
+
+
+def _compiler() -> dict[str, Any]:
+    """Torch's option for the compiler that equipot's own operations are compiled with; none for a GPU alone."""
+    here = target()
+    return {"cpp.cxx": (None, here.compiler)} if here else {}
+
+
+def _refuse_damaged(path: Path, archive: zipfile.ZipFile) -> None:
+    """Compares the content with its checksums: damaged machine code would end the process without a word."""
+    damaged = archive.testzip()
+    if damaged:
+        raise EquipotError(
+            f"{path} is damaged: {Path(damaged).name} in it is not what was written. Copy it again, or make it again: "
+            "equipot compile MODEL."
+        )
 
 
 def _refuse_other_machine(path: Path, facts: dict[str, Any]) -> None:

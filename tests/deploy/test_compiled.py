@@ -30,7 +30,9 @@ def small(name: str, dtype: torch.dtype = torch.float64, **axes: object) -> Pote
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompiledPotential]:
-    yield compile_potential(small("mace"), tmp_path_factory.mktemp("compiled") / "small.pt2")
+    """Compiled by the compiler that equipot found, whatever torch would take (g++, or CXX even if it is nothing)."""
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/nonexistent")}):
+        yield compile_potential(small("mace"), tmp_path_factory.mktemp("compiled") / "small.pt2")
 
 
 def test_energies_forces_and_stress_are_the_models_at_every_size(made: CompiledPotential) -> None:
@@ -91,6 +93,18 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
         load_compiled(text)
     with pytest.raises(EquipotError, match=r"\.pt2"):
         compile_potential(small("mace"), tmp_path / "model.so")
+
+
+def test_a_damaged_file_is_refused_before_its_code_runs(made: CompiledPotential, tmp_path: Path) -> None:
+    """Without the check some of these end the process by a signal."""
+    content = bytearray(made.path.read_bytes())
+    for start in (len(content) // 8, len(content) // 4, len(content) // 2):
+        damaged = content.copy()
+        damaged[start : start + 400] = bytes(byte ^ 0x5A for byte in damaged[start : start + 400])
+        path = tmp_path / f"{start}.pt2"
+        path.write_bytes(damaged)
+        with pytest.raises(EquipotError, match=r"is damaged: .* Copy it again"):
+            load_compiled(path)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,16 @@ def test_several_processes_may_compile_the_same(fresh: Path) -> None:
     assert [process.communicate()[0].strip() for process in running] == ["6", "6"]
 
 
+@needs_compiler
+def test_a_compiler_that_is_named_and_does_not_work_is_not_passed_over_in_silence(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent")
+    monkeypatch.delenv("EQUIPOT_CXX", raising=False)
+    assert compiler.target() is not None
+    assert "CXX=/nonexistent is no C++ compiler that works here" in caplog.text
+
+
 def test_without_a_compiler_the_reference_runs(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(fresh))
     for name in ("CXX", "EQUIPOT_CXX"):

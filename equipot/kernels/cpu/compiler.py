@@ -74,15 +74,17 @@ class CompilationError(RuntimeError):
 def target() -> Target | None:
     """Returns the compiler to use and what it knows of this processor; None where there is none.
 
-    `EQUIPOT_CXX` or `CXX` name a compiler; otherwise c++, g++ and clang++ are tried. `EQUIPOT_CXX_OPTIONS` is added to
-    the options.
+    `EQUIPOT_CXX` or `CXX` name a compiler; without them, or with a warning where they do not work, c++, g++ and clang++
+    are tried. `EQUIPOT_CXX_OPTIONS` is added to the options.
     """
-    named = [name for name in (os.environ.get("EQUIPOT_CXX"), os.environ.get("CXX")) if name]
-    for name in [*named, *COMPILERS]:
+    named = {name: variable for variable in ("CXX", "EQUIPOT_CXX") if (name := os.environ.get(variable))}
+    for name in [*reversed(named), *COMPILERS]:
         path = shutil.which(name)
         found = path and _describe(path)
         if found:
             return found
+        if name in named:
+            logger.warning("%s=%s is no C++ compiler that works here; another one is looked for", named[name], name)
     return None
 
 
