@@ -258,7 +258,7 @@ def _section(model: type[BaseModel], name: str, raw: Any, source: str, prefix: s
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join([name, *(str(part) for part in problem["loc"])])
-        message = problem["msg"].removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
         if problem["type"] == "missing":
             raise EquipotError(f"{source}: '{key}' is missing; {_description(model, problem['loc'])}.") from None
         given = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"

@@ -39,7 +39,7 @@ from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
 from equipot.fit.run import CHECKPOINT
 from equipot.fit.train import FitResult, fit
 from equipot.interactions import default_radial
-from equipot.kernels.backend import choice_of
+from equipot.kernels.backend import choice_of, choose
 from equipot.memory import keep_freed_memory
 from equipot.models.model_file import as_device, as_dtype, load_potential, save_potential
 from equipot.models.potential import Potential
@@ -84,6 +84,7 @@ def train(
     with distributed.started(str(as_device(config.run.device))) as place, threads(config.run.threads):
         leads = distributed.current().rank == 0
         check_optimiser(config.fit)
+        choose(config.run.backend, place)
         if resume:
             _check_same(folder, config)
         else:

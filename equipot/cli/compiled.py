@@ -51,8 +51,8 @@ def compile_(
         rows = [
             ["size", f"{facts['size_MB']} MB"],
             ["compiled and checked in", f"{facts['seconds']} s"],
-            ["precision", facts["dtype"]],
-            ["radial functions", facts["radial"]],
+            ["precision", str(facts["dtype"])],
+            ["radial functions", str(facts["radial"])],
             ["largest difference of forces from the model", f"{compiled.difference:.1e} eV/Å"],
         ]
         print_table(str(path), ["quantity", "value"], rows)

@@ -117,13 +117,20 @@ def _check_run_folder(folder: Path) -> None:
 
 
 def _free_folder(file: Path) -> Path:
-    """Returns a folder for a run that is not there yet, named after what it is trained on."""
+    """Returns a folder for a run, named after what it is trained on: a new one, or that of a start that failed."""
     stem = file.name.split(".")[0]
     name = file.resolve().parent.name if stem in _DULL_NAMES else stem
     folder, number = Path("runs") / name, 2
-    while folder.exists():
+    while folder.exists() and not _failed_early(folder):
         folder, number = Path("runs") / f"{name}-{number}", number + 1
     return folder
+
+
+def _failed_early(folder: Path) -> bool:
+    """Whether a folder holds nothing but the log of a run that a mistake ended before it began."""
+    from equipot.pipeline import LOG
+
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOG}
 
 
 def _run(config: "Config", folder: Path, resume: bool) -> "TrainResult | None":

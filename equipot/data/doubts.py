@@ -28,6 +28,21 @@ NET_FORCE = 0.05
 STIFFEST = 500.0
 """eV/Å²; the stiffest bonds (CO, N₂) have about 290 by the measure of `bond_response`."""
 
+SOFTEST = 8.0
+"""eV/Å²; covalent bonds among `COVALENT` have 30 to 290 by the same measure, and 0.6 to 6 in Hartree/bohr."""
+
+COVALENT = (1, 6, 7, 8)
+"""Elements (H, C, N, O) whose bonds with each other are stiff wherever they occur."""
+
+NOBLE = (2, 10, 18, 36, 54, 86)
+"""Elements whose neighbours are no bond lengths away."""
+
+BONDED = 1.25
+"""Times the sum of the covalent radii; a longer distance between `COVALENT` is no bond."""
+
+FAR_APART = 1.6
+"""Times the sum of the covalent radii; nearest neighbours are at 0.8 to 1.3, or 1.9 times that in bohr."""
+
 LARGE_STRESS = 1.0
 """eV/Å³ (160 GPa); a larger median is rare in eV/Å³ and usual in GPa or kbar."""
 
@@ -38,6 +53,7 @@ def doubts(dataset: Dataset) -> list[str]:
         _large_forces(dataset.frames),
         _net_forces(dataset.frames),
         *_bonds(dataset),
+        _far_apart(dataset),
         *_stresses(dataset.frames),
         _close_atoms(dataset),
         _duplicates(dataset.frames),
@@ -87,14 +103,25 @@ def bond_response(dataset: Dataset) -> tuple[float, float, int]:
     over the nearest neighbour j of every atom i. A stretched bond pulls back, so both are negative; gradients in
     place of forces make them positive, and forces in kcal/mol/Å make the slope 23 times too steep.
     """
+    return _response(*_all_bonds(dataset, labelled=True))
+
+
+def _all_bonds(dataset: Dataset, *, labelled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what `_nearest_bonds` finds in a sample of the structures, or of those that have forces."""
     bonds = [
         _nearest_bonds(frame, graph)
         for frame, graph in _sample(dataset)
-        if frame.forces is not None and graph.num_edges > 0
+        if graph.num_edges > 0 and (frame.forces is not None or not labelled)
     ]
-    if not bonds:
+    none = (np.zeros(0, dtype=int), np.zeros(0), np.zeros(0))
+    pair, length, answer = (np.concatenate(columns) for columns in zip(none, *bonds, strict=True))
+    return pair, length, answer
+
+
+def _response(pair: np.ndarray, length: np.ndarray, answer: np.ndarray) -> tuple[float, float, int]:
+    """Returns what `bond_response` does, of some bonds."""
+    if not len(pair):
         return 0.0, 0.0, 0
-    pair, length, answer = (np.concatenate(columns) for columns in zip(*bonds, strict=True))
     _, group, size = np.unique(pair, return_inverse=True, return_counts=True)
     x = length - (np.bincount(group, length) / size)[group]
     y = answer - (np.bincount(group, answer) / size)[group]
@@ -126,8 +153,38 @@ def _nearest_bonds(frame: Frame, graph: Graph) -> tuple[np.ndarray, np.ndarray, 
     return pair[other], d[other], (((forces[j] - forces[i]) * r).sum(axis=1) / d)[other]
 
 
+def _relative(pair: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns both elements of bonds, and their lengths in units of the sum of the covalent radii."""
+    a, b = np.divmod(pair, len(chemical_symbols))
+    return a, b, length / (covalent_radii[a] + covalent_radii[b])
+
+
+def _far_apart(dataset: Dataset) -> str:
+    """Distances of nearest neighbours tell bohr from Å, except in noble gases."""
+    pair, length, _ = _all_bonds(dataset, labelled=False)
+    a, b, relative = _relative(pair, length)
+    relative = relative[~np.isin(a, NOBLE) & ~np.isin(b, NOBLE)]
+    if len(relative) < 20 or np.median(relative) < FAR_APART:
+        return ""
+    return (
+        f"atoms are far apart: nearest neighbours are at {np.median(relative):.2f} times the sum of covalent radii "
+        "(about 1 in molecules and solids, about 1.9 if the unit is bohr). Positions and cells must be in Å (1 bohr = "
+        "0.529177 Å)."
+    )
+
+
 def _bonds(dataset: Dataset) -> list[str]:
-    correlation, slope, count = bond_response(dataset)
+    pair, length, answer = _all_bonds(dataset, labelled=True)
+    correlation, slope, count = _response(pair, length, answer)
+    a, b, relative = _relative(pair, length)
+    stiff = np.isin(a, COVALENT) & np.isin(b, COVALENT) & (relative < BONDED)
+    stiff_correlation, stiff_slope, stiff_count = _response(pair[stiff], length[stiff], answer[stiff])
+    if stiff_count >= 50 and stiff_correlation < -0.3 and -stiff_slope < SOFTEST:
+        return [
+            f"forces look too small by their unit: bonds among H, C, N and O have a stiffness of {-stiff_slope:.2g} "
+            "eV/Å², where 30 to 290 is usual. Forces must be in eV/Å (1 Hartree/bohr = 51.4221 eV/Å, 1 Rydberg/bohr = "
+            "25.7110 eV/Å), energies in eV (1 Hartree = 27.2114 eV)."
+        ]
     if count < 50:
         return []
     if correlation > 0.3:

@@ -51,6 +51,44 @@ def test_forces_in_kcal_per_mol(molecules):
     assert "look too large by their unit" in said(large)
 
 
+@pytest.fixture
+def hydroxyls(molecules):
+    """The clusters, of elements whose bonds are stiff."""
+    return [replace(frame, atoms=relabelled(frame.atoms)) for frame in molecules]
+
+
+def relabelled(atoms):
+    copy = atoms.copy()
+    copy.numbers[:] = 6
+    return copy
+
+
+def test_forces_in_hartree_per_bohr(hydroxyls):
+    assert "too small" not in said(hydroxyls, 1.8)
+    small = [replace(frame, forces=frame.forces / 51.4221) for frame in hydroxyls]
+    assert "look too small by their unit: bonds among H, C, N and O" in said(small, 1.8)
+
+
+def test_positions_in_bohr(molecules):
+    def scaled(frame):
+        atoms = frame.atoms.copy()
+        atoms.positions /= 0.529177
+        return replace(frame, atoms=atoms)
+
+    assert "far apart" not in said(molecules, 5.0)
+    assert "about 1.9 if the unit is bohr" in said([scaled(frame) for frame in molecules], 5.0)
+
+
+def test_distances_of_noble_gases_are_no_bond_lengths(molecules):
+    def argon(frame):
+        atoms = frame.atoms.copy()
+        atoms.positions *= 3.0
+        atoms.numbers[:] = 18
+        return replace(frame, atoms=atoms)
+
+    assert "far apart" not in said([argon(frame) for frame in molecules], 8.0)
+
+
 def test_force_outliers(molecules):
     wild = molecules[7].forces + np.array([[80.0, 0, 0], [-80.0, 0, 0], [0, 0, 0]])
     text = said([*molecules[:7], replace(molecules[7], forces=wild), *molecules[8:]])

@@ -115,6 +115,10 @@ def test_names_that_do_not_exist(run, files, tmp_path, monkeypatch):
     ):
         error = call(*arguments, code=1).stderr
         assert "'refrence'" in error and "Did you mean 'reference'?" in error and "cuequivariance" in error
+        assert ".." not in error
+    missing = call("train", files / "train.extxyz", "--out", tmp_path / "r", "--backend", "cuequivariance", code=1)
+    assert "cannot be used" in missing.stderr and "structures of" not in missing.stderr  # before data are read
+    assert not (tmp_path / "r").exists()
     with pytest.raises(EquipotError, match=r"backend 'fortran' is not known\. Choose one of auto, reference, cpu"):
         equipot.EquipotCalculator(run.model, backend="fortran")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

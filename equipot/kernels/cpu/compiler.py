@@ -77,7 +77,8 @@ def target() -> Target | None:
     `EQUIPOT_CXX` or `CXX` name a compiler; without them, or with a warning where they do not work, c++, g++ and clang++
     are tried. `EQUIPOT_CXX_OPTIONS` is added to the options.
     """
-    named = {name: variable for variable in ("CXX", "EQUIPOT_CXX") if (name := os.environ.get(variable))}
+    variables = {os.environ.get(variable, ""): variable for variable in ("CXX", "EQUIPOT_CXX")}
+    named = {name: variable for name, variable in variables.items() if name}
     for name in [*reversed(named), *COMPILERS]:
         path = shutil.which(name)
         found = path and _describe(path)
