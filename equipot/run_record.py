@@ -33,7 +33,7 @@ def announce(data: LoadedData) -> None:
     logger.info("E0 (eV, %s): %s", s.atomic_energies_source.replace("_", " "), energies_in_words(s, 4, "data.json"))
     logger.info(
         "(E − ΣE0)/N %.4f ± %.4f eV/atom, rms force %.4f eV/Å, %.1f neighbours, shortest distance %.3f Å",
-        s.energy_mean, s.energy_std, s.force_rms, s.mean_neighbours, s.min_distance,
+        round(s.energy_mean, 4) + 0.0, s.energy_std, s.force_rms, s.mean_neighbours, s.min_distance,
     )  # fmt: skip
     for warning in data.warnings:
         logger.warning(warning)

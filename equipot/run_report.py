@@ -21,7 +21,7 @@ from equipot.statistics import Statistics
 from equipot.study.citations import papers
 from equipot.study.predictions import Predictions, ScanPath
 from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, write_report
-from equipot.study.style import significant
+from equipot.study.style import fixed, significant
 
 Json = dict[str, Any]
 
@@ -196,11 +196,11 @@ def data_tables(data: Json, statistics: Statistics) -> list[Table]:
         Table(
             f"Elements (E0: {source})",
             ["element", "E0 (eV)", "mean interaction energy (eV)", "mean neighbours"],
-            [[chemical_symbols[z], f"{e0:.5f}", f"{mean:.4f}", f"{n:.2f}"] for z, e0, mean, n in elements],
+            [[chemical_symbols[z], fixed(e0, 5), fixed(mean, 4), fixed(n, 2)] for z, e0, mean, n in elements],
         )
     )
     constants = [
-        ["mean of (E − ΣE0)/N", f"{statistics.energy_mean:.5f} eV/atom"],
+        ["mean of (E − ΣE0)/N", f"{fixed(statistics.energy_mean, 5)} eV/atom"],
         ["its standard deviation", f"{statistics.energy_std:.5f} eV/atom"],
         ["rms force component", f"{statistics.force_rms:.4f} eV/Å"],
         ["mean number of neighbours", f"{statistics.mean_neighbours:.2f}"],

@@ -146,6 +146,11 @@ def plain_log_axis(axes: Axes, which: str = "y") -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def fixed(value: float, decimals: int) -> str:
+    """Returns a number for people: so many decimals, a minus sign that is one, and zero without a sign."""
+    return f"{round(float(value), decimals) + 0.0:.{decimals}f}".replace("-", "−")
+
+
 def significant(value: Any, digits: int = 3) -> str:
     """Returns a number for people: significant digits, no exponent where it can be avoided; – for none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):

@@ -59,7 +59,7 @@ def _measured(dataset: Dataset, energies: dict[int, float], r_max: float) -> dic
         "shortest distance (Å)": float(dataset.min_distances.min()),
     }
     if len(interaction):
-        found["(E − ΣE0)/N, mean (eV/atom)"] = float(interaction.mean())
+        found["(E − ΣE0)/N, mean (eV/atom)"] = round(float(interaction.mean()), 9) + 0.0  # without noise
         found["(E − ΣE0)/N, standard deviation (eV/atom)"] = float(interaction.std())
         found["(E − ΣE0)/N, lowest (eV/atom)"] = float(interaction.min())
         found["(E − ΣE0)/N, highest (eV/atom)"] = float(interaction.max())

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import rcParams
 
 from equipot.study import figures
-from equipot.study.style import set_colours, significant, styled, tick
+from equipot.study.style import fixed, set_colours, significant, styled, tick
 
 RNG = np.random.default_rng(0)
 RECORDS = [
@@ -140,3 +140,8 @@ def test_numbers_for_people(value, text):
 @pytest.mark.parametrize(("value", "text"), [(0.001, "0.001"), (3e-5, "3·10⁻⁵"), (1e6, "10⁶"), (-2.5, "−2.5")])
 def test_ticks(value, text):
     assert tick(value) == text
+
+
+def test_rounding_noise_has_no_sign():
+    assert fixed(-5e-14, 4) == fixed(0.0, 4) == "0.0000"
+    assert fixed(-467.735294, 3) == "−467.735"
