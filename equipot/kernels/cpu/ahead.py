@@ -5,14 +5,27 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from equipot.kernels.cpu import convolution, gate, harmonics, linear, product, spline, spline_table, splined_convolution
+from equipot.kernels.cpu import (
+    atomic_basis,
+    convolution,
+    coupled,
+    gate,
+    harmonics,
+    linear,
+    product,
+    spline,
+    spline_table,
+    splined_convolution,
+)
 from equipot.kernels.cpu.compiler import Target, cache_folder, compile_all, missing, target_or_error
 from equipot.kernels.operations import Operation
 
 logger = logging.getLogger(__name__)
 
 SOURCES: dict[str, Callable[[str, torch.dtype, Target, bool], list[str]]] = {
+    "atomic_basis": atomic_basis.sources,
     "convolution": convolution.sources,
+    "coupled": coupled.sources,
     "edge_harmonics": harmonics.sources,
     "gate": gate.sources,
     "linear": linear.sources,
