@@ -18,7 +18,7 @@ from tests.kernels.interpreter import needs_interpreter, on_interpreter  # noqa:
 pytestmark = [needs_interpreter, pytest.mark.usefixtures("on_interpreter")]
 
 
-CPU_ONLY = ("splined_convolution", "spline_table", "gate")
+CPU_ONLY = ("splined_convolution", "spline_table", "gate", "atomic_basis", "coupled")
 """Operators that only the CPU's backend asks for: on GPUs a spline and a convolution, and plain torch."""
 
 
