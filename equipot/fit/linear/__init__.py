@@ -1,0 +1,31 @@
+"""Linear least squares: the weights of models that are linear in them, found at once, with their uncertainty."""
+
+from equipot.fit.linear.features import LinearFeatures, Rows
+from equipot.fit.linear.fit import KindErrors, LinearFitResult, fit_linear
+from equipot.fit.linear.options import LinearFitOptions, TypeWeights
+from equipot.fit.linear.posterior import (
+    Calibration,
+    Deviations,
+    Extrapolation,
+    Posterior,
+    calibration,
+    extrapolation,
+)
+from equipot.fit.linear.problem import SingularError
+
+__all__ = [
+    "Calibration",
+    "Deviations",
+    "Extrapolation",
+    "KindErrors",
+    "LinearFeatures",
+    "LinearFitOptions",
+    "LinearFitResult",
+    "Posterior",
+    "Rows",
+    "SingularError",
+    "TypeWeights",
+    "calibration",
+    "extrapolation",
+    "fit_linear",
+]

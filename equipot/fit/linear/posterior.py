@@ -1,0 +1,227 @@
+"""What a linear fit does not know: the posterior of the weights, and what follows for energies, forces and atoms."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from equipot.data.dataset import Dataset
+from equipot.errors import EquipotError
+from equipot.fit.linear.factor import Factor
+from equipot.fit.linear.features import LinearFeatures
+from equipot.fit.linear.weighting import label_differences
+from equipot.geometry.graph import Graph
+
+_BLOCK = 512
+"""Rows that go through the factor together."""
+
+
+class Deviations(NamedTuple):
+    """Standard deviations of predictions, float64; what was not asked for is empty.
+
+    Attributes:
+        energy: Of the energy of each system, eV.
+        forces: Of each component of the forces, eV/Å.
+        stress: Of xx yy zz yz xz xy of each system, eV/Å³.
+    """
+
+    energy: Float[Tensor, " system"]
+    forces: Float[Tensor, "node xyz"]
+    stress: Float[Tensor, "system 6"]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    r"""The weights as a normal distribution.
+
+        w ~ N(ŵ, σ² Γ⁻¹ (XᵀX + Λ)⁻¹ Γ⁻¹),   variance of a prediction x·w:  σ² x Γ⁻¹ (XᵀX + Λ)⁻¹ Γ⁻¹ xᵀ
+
+    It is about the weights alone: not about noise of labels, nor about what no weights could describe. That is what
+    `calibrated` is for.
+
+    Attributes:
+        mean: ŵ.
+        penalties: Γ.
+        columns: Weights that vary; others are what they are (with ard).
+        factor: Of XᵀX + Λ.
+        noise: σ.
+    """
+
+    mean: Float[Tensor, " column"]
+    penalties: Float[Tensor, " column"]
+    columns: Int[np.ndarray, " kept"]
+    factor: Factor
+    noise: float
+
+    def leverages(self, rows: Float[Tensor, "row column"]) -> Float[Tensor, " row"]:
+        """Returns x Γ⁻¹ (XᵀX + Λ)⁻¹ Γ⁻¹ xᵀ of each row x."""
+        X, scale = rows.detach().numpy(), self.penalties.numpy()
+        parts = []
+        for start in range(0, len(X), _BLOCK):
+            white = self.factor.whiten((X[start : start + _BLOCK] / scale)[:, self.columns])
+            parts.append(np.einsum("pr,pr->r", white, white))
+        return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0))
+
+    def variances(self, rows: Float[Tensor, "row column"]) -> Float[Tensor, " row"]:
+        """Returns the variance of x·w for each row x."""
+        return self.noise**2 * self.leverages(rows)
+
+    def covariance(self, rows: Float[Tensor, "row column"]) -> Float[Tensor, "row row"]:
+        """Returns the covariance of x·w for all rows x, which all go through the factor at once."""
+        white = self.factor.whiten((rows.detach().numpy() / self.penalties.numpy())[:, self.columns])
+        return torch.from_numpy(self.noise**2 * (white.T @ white))
+
+    def weight_deviations(self) -> Float[Tensor, " column"]:
+        """Returns the standard deviation of each weight."""
+        result = torch.zeros_like(self.mean)
+        result[torch.from_numpy(self.columns)] = torch.from_numpy(np.sqrt(self.factor.inverse_diagonal()))
+        return self.noise * result / self.penalties
+
+    def draw(self, number: int, seed: int) -> Float[Tensor, "member column"]:
+        """Returns a committee: sets of weights from the posterior.
+
+        Args:
+            number: How many.
+            seed: The same seed gives the same weights.
+        """
+        noise = np.random.default_rng(seed).standard_normal((number, len(self.columns))).T
+        members = self.mean.repeat(number, 1)
+        steps = torch.from_numpy(np.ascontiguousarray(self.factor.colour(noise).T))
+        kept = torch.from_numpy(self.columns)
+        members[:, kept] += self.noise * steps / self.penalties[kept]
+        return members
+
+    def deviations(
+        self, features: LinearFeatures, graph: Graph, *, forces: bool = True, stress: bool = True
+    ) -> Deviations:
+        """Returns the standard deviations of the predictions for a batch.
+
+        Args:
+            features: The model.
+            graph: The batch.
+            forces: Whether those of the forces are wanted.
+            stress: Whether those of the stress are wanted; NaN unless all three directions are periodic.
+        """
+        rows = features.rows(graph, forces=forces, stress=stress)
+        volumes = graph.pbc.all(dim=1)
+        σ_stress = self.variances(torch.nan_to_num(rows.stress)).sqrt().view(-1, 6)
+        return Deviations(
+            self.variances(rows.energy).sqrt(),
+            self.variances(rows.forces).sqrt().view(-1, 3),
+            torch.where(volumes[:, None], σ_stress, torch.nan) if stress else σ_stress,
+        )
+
+    def calibrated(self, factor: float) -> "Posterior":
+        """Returns the posterior with all standard deviations multiplied by a number."""
+        return replace(self, noise=self.noise * factor)
+
+
+class Calibration(NamedTuple):
+    """How errors compare with predicted deviations, over some structures.
+
+    Attributes:
+        energy: √ mean (error/deviation)² of energies; None without labels.
+        forces: Likewise of force components.
+        stress: Likewise of stress components.
+    """
+
+    energy: float | None
+    forces: float | None
+    stress: float | None
+
+
+@torch.no_grad()
+def calibration(posterior: Posterior, features: LinearFeatures, dataset: Dataset) -> Calibration:
+    r"""Returns by how much larger errors are than the posterior's standard deviations.
+
+        α² = 1/n Σ (label − prediction)² / variance
+
+    It is the α that makes these errors most likely; `Posterior.calibrated(α)` applies it.
+
+    Args:
+        posterior: Of the weights.
+        features: The model, with the fitted weights.
+        dataset: Structures that the fit has not seen.
+
+    Source: Bigi, Chong, Ceriotti and Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024), calibration of α.
+    """
+    sums, counts = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for index in range(len(dataset)):
+        batch = dataset.batch([index])
+        errors = label_differences(batch.labels, features.prediction(batch.graph))
+        forces, stress = (bool(error.isfinite().any()) for error in errors[1:])
+        rows = features.rows(batch.graph, forces=forces, stress=stress)
+        for kind, (error, X) in enumerate(zip(errors, rows, strict=True)):
+            known = error.isfinite()
+            if not known.any():
+                continue
+            variance = posterior.variances(X[known])
+            positive = variance > 0
+            sums[kind] += (error[known][positive].square() / variance[positive]).sum()
+            counts[kind] += positive.sum()
+    α = [float((s / n).sqrt()) if n > 0 else None for s, n in zip(sums, counts, strict=True)]
+    return Calibration(*α)
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    r"""How far the surroundings of an atom are from those of the training atoms.
+
+        g_i = √( h_i / max_{j in training, Z_j = Z_i} h_j ),   h_i = φ_i Γ⁻¹ (XᵀX + Λ)⁻¹ Γ⁻¹ φ_iᵀ
+
+    with φ_i the features of the atom's energy. g ≤ 1: as well supported as the training atoms are; above 1: an
+    extrapolation, and the more the larger.
+
+    Attributes:
+        posterior: Of the weights; σ does not matter.
+        largest: √ max h over the training atoms of each element, by atomic number.
+    """
+
+    posterior: Posterior
+    largest: Mapping[int, float]
+
+    @torch.no_grad()
+    def grades(self, features: LinearFeatures, graph: Graph) -> Float[Tensor, " owned"]:
+        """Returns g of each owned atom.
+
+        Raises:
+            EquipotError: An element was not in training.
+        """
+        numbers = graph.atomic_numbers[: graph.num_owned]
+        for z in numbers.unique().tolist():
+            if z not in self.largest:
+                present = ", ".join(chemical_symbols[known] for known in self.largest)
+                raise EquipotError(f"no training atom is {chemical_symbols[z]}; those of the fit are {present}.")
+        reference = torch.tensor([self.largest[z] for z in numbers.tolist()], dtype=torch.float64)
+        return self.posterior.leverages(features.node_rows(graph)).sqrt() / reference
+
+
+@torch.no_grad()
+def extrapolation(
+    posterior: Posterior,
+    features: LinearFeatures,
+    dataset: Dataset,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Extrapolation:
+    """Returns the measure of extrapolation against the atoms of some structures.
+
+    Args:
+        posterior: Of the weights.
+        features: The model.
+        dataset: The training structures.
+        progress: Told how many structures are done.
+    """
+    largest: dict[int, float] = {}
+    tiny = float(np.finfo(float).tiny) ** 0.5
+    for index in range(len(dataset)):
+        graph = dataset.graphs[index]
+        h = posterior.leverages(features.node_rows(graph)).sqrt()
+        for z in graph.atomic_numbers.unique().tolist():
+            largest[z] = max(largest.get(z, tiny), float(h[graph.atomic_numbers == z].max()))
+        progress(index + 1, len(dataset))
+    return Extrapolation(posterior, dict(sorted(largest.items())))

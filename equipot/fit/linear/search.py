@@ -1,0 +1,144 @@
+"""The strength of the prior: by the evidence of the data, or by the error of what is left out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from equipot.errors import EquipotError
+from equipot.fit.linear.factor import Factor
+from equipot.fit.linear.problem import NormalEquations, Problem, SingularError, absent
+
+_WORST = 1e200
+_STRIDE = float(np.log(100.0))
+_START, _GREATEST = 1e-8, 1e3
+"""Of tr XᵀX: where the search begins, and its upper end; the lower end is the resolution of the problem."""
+_TOLERANCE = 0.1
+"""Of ln λ; both curves are flat at their best, so that it changes nothing that matters."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a strength was found.
+
+    Attributes:
+        strength: λ.
+        trace: Strengths that were tried and what they scored, in order of strength; less is better.
+        at_end: Whether the best one is at an end of the range.
+    """
+
+    strength: float
+    trace: tuple[tuple[float, float], ...]
+    at_end: bool
+
+
+def log_evidence(num_rows: int, factor: Factor) -> float:
+    r"""Returns the logarithm of the probability of the weighted targets given the prior, the noise profiled out.
+
+        ln p(y|λ) = −½ [ n ln(2π S/n) + n + ln |XᵀX + Λ| − Σ_p ln λ_p ],   σ² = S/n
+
+    Args:
+        num_rows: n.
+        factor: With S, the factor and λ.
+
+    Source: MacKay, Neural Comput. 4, 415 (1992); σ² here is where p is largest, so that λ alone is left.
+    """
+    prior = float(np.log(factor.precisions).sum())
+    noise = num_rows * (np.log(2 * np.pi * factor.objective / num_rows) + 1.0)
+    return -0.5 * float(noise + factor.log_determinant - prior)
+
+
+def by_evidence(problem: Problem, told: Callable[[int], None]) -> Search:
+    """Returns the strength with the largest evidence: one factorisation for each that is tried, about ten.
+
+    Args:
+        problem: The rows.
+        told: Called with the number of strengths tried.
+    """
+    columns = len(problem.squared_norms)
+
+    def score(strength: float) -> float:
+        return -log_evidence(problem.num_rows, problem.factorise(np.full(columns, strength)))
+
+    return _search(score, problem, told)
+
+
+def by_cross_validation(
+    problem: NormalEquations, folds: Sequence[NormalEquations], told: Callable[[int], None]
+) -> Search:
+    r"""Returns the strength with which structures that were left out are predicted best: least Σ_f ‖y_f − X_f v₋f‖².
+
+    Args:
+        problem: All rows.
+        folds: The same in parts.
+        told: Called with the number of strengths tried.
+
+    Raises:
+        EquipotError: A part has no rows.
+    """
+    if any(fold.num_rows == 0 for fold in folds):
+        raise EquipotError(
+            f"cross-validation in {len(folds)} folds needs labels in each; give more structures, or fewer folds"
+        )
+    columns = len(problem.squared_norms)
+
+    def score(strength: float) -> float:
+        precisions = np.full(columns, strength)
+        left_out = [fold.residual_sum(problem.factorise(precisions, without=fold).weights) for fold in folds]
+        return float(np.log(max(sum(left_out) / problem.num_rows, np.finfo(float).tiny)))
+
+    return _search(score, problem, told)
+
+
+def _scale(problem: Problem) -> float:
+    norms = problem.squared_norms
+    if absent(norms).all():
+        raise EquipotError(
+            "all features are zero for all structures: no atom has a neighbour within the cutoff that the model knows; "
+            "choose a larger r_max"
+        )
+    return float(norms.sum())
+
+
+def _search(score: Callable[[float], float], problem: Problem, told: Callable[[int], None]) -> Search:
+    """Goes downhill in steps of a factor of 100, then by Brent's method between the neighbours of the best."""
+    known: dict[float, float] = {}
+    scale = _scale(problem)
+    low, high = np.log([problem.resolution * scale, _GREATEST * scale]).tolist()
+
+    def f(x: float) -> float:
+        if x not in known:
+            try:
+                known[x] = score(float(np.exp(x)))
+            except SingularError:
+                known[x] = _WORST
+            told(len(known))
+        return known[x]
+
+    best = float(np.log(_START * scale))
+    step = _STRIDE if f(best + _STRIDE) < f(best) or f(best) == _WORST else -_STRIDE
+    while low <= best + step <= high and (f(best + step) < f(best) or f(best) == _WORST):
+        best += step
+    inside = low <= best - abs(step) and best + abs(step) <= high
+    if inside and f(best) < min(f(best - step), f(best + step)):
+        best = _brent(f, best)
+    trace = tuple((float(np.exp(x)), value) for x, value in sorted(known.items()) if value < _WORST)
+    if not trace:
+        raise SingularError(
+            "no strength of the prior makes the weights determined: the features are too large or not finite; look at "
+            "the data (equipot check)"
+        )
+    return Search(float(np.exp(best)), trace, not inside)
+
+
+def _brent(f: Callable[[float], float], middle: float) -> float:
+    """Returns the minimum between the neighbours of a point that is below both, to a tolerance in x itself."""
+    shift = middle - 10.0  # Brent's tolerance is relative
+    found = minimize_scalar(
+        lambda x: f(float(x) + shift) if abs(x - 10.0) > 1e-9 else f(middle),
+        bracket=(10.0 - _STRIDE, 10.0, 10.0 + _STRIDE),
+        method="brent",
+        options={"xtol": _TOLERANCE / 10.0, "maxiter": 12},
+    )
+    return float(found.x) + shift if abs(found.x - 10.0) > 1e-9 else middle
