@@ -58,7 +58,8 @@ class LastLayer:
         vectors = graph.vectors().requires_grad_(True)
         with torch.enable_grad():
             x = self._node_rows(graph, vectors)
-        parts = list(self._derivatives(x, vectors, graph))
+            sums = x.sum(dim=0).unbind()
+        parts = list(self._derivatives(x.detach(), sums, vectors, graph))
         by_force = torch.stack([p.forces.flatten() for p in parts], dim=1) if forces else x.new_zeros(0, len(parts))
         by_stress = torch.stack([voigt(p.stress).flatten() for p in parts], dim=1) if stress else by_force[:0]
         return Rows(_by_system(x.detach(), graph), by_force, by_stress)
@@ -66,6 +67,10 @@ class LastLayer:
     def offset(self, graph: Graph) -> Prediction:
         """Returns the part of the prediction that does not depend on the weights."""
         return evaluate(self._rest, graph)
+
+    def prediction(self, graph: Graph) -> Prediction:
+        """Returns the whole prediction, with the present weights."""
+        return evaluate(self.potential, graph)
 
     def weights(self) -> Float[Tensor, " weight"]:
         """Returns the weights, float64."""
@@ -85,12 +90,12 @@ class LastLayer:
         heads = cast("list[Readout]", list(potential.readouts))
         return scale * torch.cat([head.last_inputs(h).double() for head, h in zip(heads, features, strict=True)], dim=1)
 
-    def _derivatives(self, x: Tensor, vectors: Tensor, graph: Graph) -> Iterator[Prediction]:
-        for k in range(self.num_columns):
-            (g,) = torch.autograd.grad(
-                x[:, k].sum(), vectors, retain_graph=k < self.num_columns - 1, allow_unused=True, materialize_grads=True
-            )
-            yield from_edge_gradient(x[:, k].detach(), vectors.detach(), g, graph)
+    def _derivatives(self, x: Tensor, sums: tuple[Tensor, ...], vectors: Tensor, graph: Graph) -> Iterator[Prediction]:
+        """Yields what each weight adds to the prediction if it is 1, from the sums of its column of x."""
+        for k, total in enumerate(sums):
+            last = k == self.num_columns - 1
+            (g,) = torch.autograd.grad(total, vectors, retain_graph=not last, allow_unused=True, materialize_grads=True)
+            yield from_edge_gradient(x[:, k], vectors.detach(), g, graph)
 
 
 def _last_weights(potential: Potential) -> list[list[nn.Parameter]]:

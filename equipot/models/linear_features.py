@@ -46,6 +46,9 @@ class LinearFeatures(Protocol):
     def offset(self, graph: Graph) -> Prediction:
         """Returns the part of the prediction that does not depend on the weights."""
 
+    def prediction(self, graph: Graph) -> Prediction:
+        """Returns the whole prediction, with the present weights."""
+
     def weights(self) -> Float[Tensor, " weight"]:
         """Returns the weights, float64."""
 

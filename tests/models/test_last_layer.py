@@ -48,6 +48,21 @@ def test_new_weights_give_what_the_rows_say(name):
     assert torch.allclose(potential(graph, graph.vectors()).sum(), expected.sum(), rtol=1e-12)
 
 
+def test_rows_are_the_same_without_gradients_around_and_without_trainable_weights():
+    features, graph = LastLayer(Potential(DESIGNS["mace"], STATISTICS, dtype=torch.float64, seed=3)), batch()
+    expected = features.rows(graph)
+    features.potential.requires_grad_(False)
+    with torch.no_grad():
+        rows = features.rows(graph)
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(rows, expected, strict=True))
+    assert not any(part.requires_grad for part in rows)
+
+
+def test_the_prediction_is_the_potentials():
+    features, graph = LastLayer(Potential(DESIGNS["mace"], STATISTICS, dtype=torch.float64, seed=3)), batch()
+    assert torch.equal(features.prediction(graph).forces, evaluate(features.potential, graph).forces)
+
+
 def test_what_is_not_wanted_has_no_rows():
     features, graph = LastLayer(Potential(DESIGNS["mace"], STATISTICS, dtype=torch.float64)), batch()
     rows = features.rows(graph, forces=False, stress=False)
