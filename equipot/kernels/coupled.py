@@ -135,7 +135,7 @@ class CoupledProduct:
 
     @cached_property
     def functions(self) -> tuple[Function, ...]:
-        """All functions: by order, then by degree."""
+        """All functions: by order, then by the elements of their factors, then by degree."""
         return tuple(
             Function(factors, number, self._degree(factors))
             for factors in self._multisets
@@ -166,6 +166,9 @@ class CoupledProduct:
     def _degree(self, factors: tuple[Factor, ...]) -> float:
         return float(sum(n + self.ell_weight * ell for _, n, ell in factors))
 
+    def _place(self, factors: tuple[Factor, ...]) -> tuple[list[int], float]:
+        return sorted(z for z, _, _ in factors), self._degree(factors)
+
     @cached_property
     def _multisets(self) -> tuple[tuple[Factor, ...], ...]:
         """The factors of functions: ascending by degree, l, z, n, so that small ones are coupled first."""
@@ -179,7 +182,7 @@ class CoupledProduct:
         found: list[tuple[Factor, ...]] = []
         for nu in range(2, self.correlation + 1):
             group = _chosen(one, [self._degree((factor,)) for factor in one], nu, self.degrees[nu - 1])
-            found += sorted((factors for factors in group if _couplings(factors).paths), key=self._degree)
+            found += sorted((factors for factors in group if _couplings(factors).paths), key=self._place)
         return tuple(found)
 
 

@@ -11,7 +11,7 @@ from equipot.kernels.operations import EdgeIndex, Operation
 from equipot.kernels.reference import SpeciesGroups
 
 
-class _CpuOperation(Operation):
+class CpuOperation(Operation):
     """An operation that has fused code for the CPU alone."""
 
     def __init__(self, description: CoupledProduct, dtype: torch.dtype) -> None:
@@ -24,7 +24,7 @@ class _CpuOperation(Operation):
         return self.backend == "cpu"
 
 
-class AtomicBasisOperation(_CpuOperation):
+class AtomicBasisOperation(CpuOperation):
     """Sums R Y over the neighbours of each element."""
 
     kind = "atomic_basis"
@@ -42,7 +42,7 @@ class AtomicBasisOperation(_CpuOperation):
         return atomic_basis(R, Y, species, edges.receivers, (edges.num_owned, self.description.num_species))
 
 
-class CoupledEnergyOperation(_CpuOperation):
+class CoupledEnergyOperation(CpuOperation):
     """Evaluates a `CoupledProduct`, contracted with the weights of its functions."""
 
     kind = "coupled"
@@ -64,7 +64,7 @@ class CoupledEnergyOperation(_CpuOperation):
         return torch.ops.equipot.coupled_energy(A, W, order, starts, gradient, self.key)[0]
 
 
-class CoupledBasisOperation(_CpuOperation):
+class CoupledBasisOperation(CpuOperation):
     """Evaluates all functions of a `CoupledProduct`."""
 
     kind = "coupled"

@@ -79,8 +79,8 @@ def test_functions_are_linearly_independent() -> None:
     assert values[-1] > 1e-3 * values[0]
 
 
-def test_functions_ascend_by_order_and_degree() -> None:
-    keys = [(function.order, function.degree) for function in SMALL.functions]
+def test_functions_ascend_by_order_elements_and_degree() -> None:
+    keys = [(f.order, sorted(z for z, _, _ in f.factors), f.degree) for f in SMALL.functions]
     assert keys == sorted(keys)
 
 
