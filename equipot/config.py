@@ -2,20 +2,23 @@
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from equipot.data.options import ENERGY_MODES, DataOptions
+from equipot.config_paths import Raw, map_paths, with_absolute_paths
+from equipot.data.options import DataOptions
 from equipot.deploy.options import MDOptions
 from equipot.design import Design
 from equipot.errors import EquipotError
+from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.options import FitOptions
 from equipot.interactions import radial_choice
 from equipot.kernels.backend import check_name
+from equipot.models.model_file import read_model_header
 from equipot.points import named_point
 from equipot.start_options import FINE_TUNING_LR, StartOptions, check_reference, is_resolved, opened, start_options
 from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
@@ -23,10 +26,11 @@ from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
 FIRST_MODEL: dict[str, Any] = {"name": "mace", "channels": 32, "max_L": 1, "max_ell": 2, "correlation": 2}
 """The design where none is named: small enough for a few minutes on a laptop."""
 
+FIRST_LINEAR: dict[str, Any] = {"name": "ace_linear"}
+"""The design of a linear fit where none is named."""
+
 FIRST_DYNAMICS: dict[str, Any] = {"steps": 2000}
 """Where the molecular dynamics after training differs from `MDOptions`."""
-
-Raw = dict[str, Any]
 
 
 class _Section(BaseModel):
@@ -82,66 +86,78 @@ class DesignChoice(_Section):
 
 
 class Config(_Section):
-    """Everything that decides a training run."""
+    """Everything that decides a training run, or a linear fit where it has a section `linear`."""
 
     data: DataOptions
     design: DesignChoice
     start: StartOptions | None = None
     fit: FitOptions = Field(default_factory=FitOptions)
+    linear: LinearFitOptions | None = None
     run: RunOptions = Field(default_factory=RunOptions)
     md: DynamicsOptions | None = Field(default_factory=DynamicsOptions)
     scan: ScanOptions | None = None
 
     @classmethod
-    def from_yaml(cls, path: str | os.PathLike[str], settings: Sequence[str] = ()) -> "Config":
+    def from_yaml(cls, path: str | os.PathLike[str], settings: Sequence[str] = (), *, linear: bool = False) -> "Config":
         """Reads a YAML file; paths in it are relative to its folder.
 
         Args:
             path: The file.
             settings: ``key=value`` with dotted keys and YAML values, applied on top; their paths are relative to
                 the working directory.
+            linear: Give it a section `linear` where it has none.
 
         Raises:
             EquipotError: The file is missing or not YAML, a key is unknown, or a value is not allowed.
         """
         path = Path(path)
-        raw = _with_absolute_paths(read_yaml(path), path.resolve().parent)
-        return cls.from_dict(raw, settings, source=str(path))
+        raw = with_absolute_paths(read_yaml(path), path.resolve().parent)
+        return cls.from_dict(raw, settings, str(path), linear=linear)
 
     @classmethod
-    def from_files(cls, files: Iterable[str | os.PathLike[str]], settings: Sequence[str] = ()) -> "Config":
+    def from_files(
+        cls, files: Iterable[str | os.PathLike[str]], settings: Sequence[str] = (), *, linear: bool = False
+    ) -> "Config":
         """Returns the configuration for a first model from files of structures.
 
         Args:
             files: Training files.
             settings: As for `from_yaml`.
+            linear: Likewise.
         """
         raw = {"data": {"train": [str(Path(file).resolve()) for file in files]}}
-        return cls.from_dict(raw, settings, source="the command line")
+        return cls.from_dict(raw, settings, "the command line", linear=linear)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], settings: Sequence[str] = (), source: str = "config") -> "Config":
+    def from_dict(
+        cls, raw: Mapping[str, Any], settings: Sequence[str] = (), source: str = "config", *, linear: bool = False
+    ) -> "Config":
         """Returns the configuration that nested dictionaries describe; see `from_yaml`."""
-        merged = _merged(raw, _with_absolute_paths(parse_settings(settings), Path.cwd()))
+        merged = _merged(raw, with_absolute_paths(parse_settings(settings), Path.cwd()))
         _check_keys(merged, SECTIONS, "", source)
         if not isinstance(merged.get("data"), dict):
             raise EquipotError(f"{source}: there is no section 'data'; write data: {{train: my.extxyz}}.")
-        run = _section(RunOptions, "run", merged.get("run"), source)
-        given = {key: _mapping(merged.get(key), key, source) for key in ("data", "fit")}
-        start, design = _start(merged, source)
-        if start is not None:
+        is_linear = linear or merged.get("linear") not in (None, False)
+        given = {key: _mapping(merged.get(key), key, source) for key in ("data", "fit", "run")}
+        start, design = _start(merged, FIRST_LINEAR if is_linear else FIRST_MODEL, source)
+        if is_linear:
+            _prepare_linear(merged, given["run"], start, source)
+        elif start is not None:
             given["fit"].setdefault("lr", FINE_TUNING_LR)
             given["fit"].setdefault("keep_start", True)
-        elif design.design.energy_reference == "least_squares":
+        if start is None and design.design.energy_reference == "least_squares":
             given["data"].setdefault("atomic_energies", "least_squares")
-        data = _section(DataOptions, "data", {"seed": run.seed, **given["data"]}, source)
+        run = _section(RunOptions, "run", given["run"], source)
+        seed = {"seed": run.seed}
+        data = _section(DataOptions, "data", seed | given["data"], source)
         if start is not None:
             check_reference(start, data, source)
         return cls(
             data=data,
             design=design,
             start=start,
-            fit=_section(FitOptions, "fit", {"seed": run.seed, **given["fit"]}, source),
+            fit=_section(FitOptions, "fit", seed | given["fit"], source),
+            linear=_linear(merged.get("linear"), seed, start, source) if is_linear else None,
             run=run,
             md=_dynamics(merged.get("md", {}), source),
             scan=None if not merged.get("scan") else _section(ScanOptions, "scan", merged["scan"], source),
@@ -150,11 +166,12 @@ class Config(_Section):
     def as_dict(self) -> Raw:
         """Returns nested dictionaries of plain values, from which `from_dict` makes the same configuration."""
         md = False if self.md is None else _flat(self.md.model_dump(mode="json"), "options")
+        weights = {"fit": self.fit} if self.linear is None else {"linear": self.linear}
         return {
             "data": self.data.model_dump(mode="json"),
             "design": _flat(self.design.model_dump(mode="json"), "design"),
             "start": None if self.start is None else self.start.model_dump(mode="json"),
-            "fit": self.fit.model_dump(mode="json"),
+            **{name: options.model_dump(mode="json") for name, options in weights.items()},
             "run": self.run.model_dump(mode="json"),
             "md": md,
             "scan": None if self.scan is None else self.scan.model_dump(mode="json"),
@@ -166,12 +183,12 @@ class Config(_Section):
 
     def portable(self) -> Raw:
         """Returns `as_dict` with file names instead of paths, to go into a model file."""
-        return _map_paths(self.as_dict(), lambda path: Path(path).name)
+        return map_paths(self.as_dict(), lambda path: Path(path).name)
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
-    "data": DataOptions, "design": Design, "start": StartOptions, "fit": FitOptions, "run": RunOptions,
-    "md": DynamicsOptions, "scan": ScanOptions,
+    "data": DataOptions, "design": Design, "start": StartOptions, "fit": FitOptions, "linear": LinearFitOptions,
+    "run": RunOptions, "md": DynamicsOptions, "scan": ScanOptions,
 }  # fmt: skip
 """The sections of a configuration and the models that describe their keys."""
 
@@ -279,11 +296,11 @@ def _description(model: type[BaseModel], location: Sequence[Any]) -> str:
     return field.description or "it is needed" if field else "it is needed"
 
 
-def _design(raw: Any, source: str) -> DesignChoice:
-    """Builds the design; without a name the axes change the design of a first model."""
+def _design(raw: Any, first: Raw, source: str) -> DesignChoice:
+    """Builds the design; without a name the axes change the first one."""
     values = {"name": raw} if isinstance(raw, str) else _mapping(raw, "design", source)
     if "name" not in values:
-        values = {**FIRST_MODEL, **values}
+        values = {**first, **values}
     name = str(values.pop("name"))
     try:
         return DesignChoice(name=name, design=named_point(name, **values))
@@ -291,16 +308,46 @@ def _design(raw: Any, source: str) -> DesignChoice:
         raise EquipotError(f"{source}: {error}") from None
 
 
-def _start(merged: Raw, source: str) -> tuple[StartOptions | None, DesignChoice]:
+def _start(merged: Raw, first: Raw, source: str) -> tuple[StartOptions | None, DesignChoice]:
     """Builds `start` and the design, which is that of the model where the training starts from one."""
     raw, design = start_options(merged.get("start")), merged.get("design")
     if raw is None or raw is False:
-        return None, _design(design, source)
+        return None, _design(design, first, source)
     start = _section(StartOptions, "start", raw, source)
     if is_resolved(start, design):
-        return start, _design(design, source)
+        return start, _design(design, first, source)
     start, name, own = opened(start, design, source)
     return start, DesignChoice(name=name, design=own)
+
+
+def _prepare_linear(merged: Raw, run: Raw, start: StartOptions | None, source: str) -> None:
+    """Fills in what a linear fit runs with where nothing is said.
+
+    Raises:
+        EquipotError: Something is set that a linear fit does not use.
+    """
+    if merged.get("fit"):
+        raise EquipotError(
+            f"{source}: the section 'fit' is for equipot train; a linear fit (equipot fit, section 'linear') does not "
+            "use it. Leave it out; `equipot options linear` lists the keys of a linear fit."
+        )
+    if run.setdefault("device", "auto") == "auto":
+        run["device"] = "cpu"
+    if not str(run["device"]).startswith("cpu"):
+        raise EquipotError(f"{source}: run.device = {run['device']}: a linear fit works on the CPU; leave it out.")
+    if "dtype" not in run:
+        run["dtype"] = "float64" if start is None else read_model_header(start.model).dtype
+
+
+def _linear(raw: Any, seed: Raw, start: StartOptions | None, source: str) -> LinearFitOptions:
+    values = {} if raw in (None, True) else _mapping(raw, "linear", source)
+    options: LinearFitOptions = _section(LinearFitOptions, "linear", seed | values, source)
+    if options.keep_weights and start is None:
+        raise EquipotError(
+            f"{source}: linear.keep_weights keeps the weights of a trained model, but there is none; give it with "
+            "start.model (--refit-readout MODEL)."
+        )
+    return options
 
 
 def _dynamics(raw: Any, source: str) -> DynamicsOptions | None:
@@ -316,57 +363,6 @@ def _dynamics(raw: Any, source: str) -> DynamicsOptions | None:
 
 def _flat(raw: Raw, inner: str) -> Raw:
     return {**{key: value for key, value in raw.items() if key != inner}, **raw[inner]}
-
-
-def _with_absolute_paths(raw: Raw, base: Path) -> Raw:
-    return _map_paths(raw, lambda path: os.path.normpath(base / Path(path).expanduser()))
-
-
-def _map_paths(raw: Raw, change: Callable[[str], str]) -> Raw:
-    """Returns the configuration with every path changed; what is not a path stays."""
-    mapped = dict(raw)
-    data = raw.get("data")
-    if isinstance(data, Mapping):
-        mapped["data"] = _map_data_paths(dict(data), change)
-    for section, key in (("scan", "file"), ("md", "structure"), ("start", "model")):
-        values = start_options(raw.get(section)) if section == "start" else raw.get(section)
-        if isinstance(values, Mapping) and isinstance(values.get(key), str):
-            mapped[section] = {**values, key: change(values[key])}
-    return mapped
-
-
-def _map_data_paths(data: Raw, change: Callable[[str], str]) -> Raw:
-    def mapped(value: Any) -> Any:
-        if isinstance(value, str | os.PathLike):
-            return change(os.fspath(value))
-        return [mapped(item) for item in value] if isinstance(value, list | tuple) else value
-
-    if "train" in data:
-        data["train"] = mapped(data["train"])
-    tests = data.get("tests")
-    if isinstance(tests, Mapping):
-        data["tests"] = {str(name): mapped(files) for name, files in tests.items()}
-    elif tests is not None:
-        data["tests"] = mapped(tests)
-    valid = data.get("valid")
-    if isinstance(valid, Mapping):
-        data["valid"] = {k: mapped(v) for k, v in valid.items()}
-    elif not _is_number(valid):
-        data["valid"] = mapped(valid)
-        if valid is None:
-            data.pop("valid")
-    energies = data.get("atomic_energies")
-    if isinstance(energies, str) and energies not in ENERGY_MODES:
-        data["atomic_energies"] = change(energies)
-    return data
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def section_keys(section: str) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ A run folder ends up with
 
 import logging
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ from equipot.data.load import load
 from equipot.data.read import read_frames
 from equipot.deploy.md import Progress
 from equipot.errors import EquipotError
+from equipot.files import write_atomically
 from equipot.fit import distributed
 from equipot.fit.checkpoint import check_unchanged, load_checkpoint
 from equipot.fit.optimise import check_optimiser, check_patterns
 from equipot.fit.reporter import NullReporter, Reporter, Reporters, logging_to
-from equipot.fit.run import CHECKPOINT
+from equipot.fit.run import BEST, CHECKPOINT
 from equipot.fit.train import FitResult, fit
 from equipot.interactions import default_radial
 from equipot.kernels.backend import choice_of, choose
@@ -79,6 +81,7 @@ def train(
             in the result's `problems` instead.
     """
     config = config if isinstance(config, Config) else Config.from_yaml(config)
+    refuse_linear(config)
     folder = Path(folder)
     began = time.monotonic()
     with distributed.started(str(as_device(config.run.device))) as place, threads(config.run.threads):
@@ -88,7 +91,7 @@ def train(
         if resume:
             _check_same(folder, config)
         else:
-            _check_new(folder)
+            check_new(folder)
         level = logging.INFO if leads else logging.ERROR
         with logging_to(folder / LOG if leads else None, level), Warnings() as warnings:
             if place.type == "cpu":
@@ -98,8 +101,9 @@ def train(
             if leads and not resume:
                 _announce_cost(prepared, config)
             fitted = _fit(config, prepared, folder, resume, reporter)
-            result = TrainResult(folder, folder / MODEL, fitted, leads=leads)
+            result = TrainResult(folder, fit=fitted, leads=leads)
             if leads:
+                write_atomically(result.model, lambda temporary: shutil.copyfile(folder / BEST, temporary))
                 finish(config, prepared, result, warnings, md_progress)
                 result.seconds = time.monotonic() - began
         return result
@@ -175,11 +179,29 @@ def _check_later_files(config: Config, prepared: Prepared) -> None:
         check_species([Frame(atoms, source=config.md.structure or "")], species, owner)
 
 
-def _check_new(folder: Path) -> None:
+def refuse_linear(config: Config) -> None:
+    """Raises where a configuration is one of a linear fit.
+
+    Raises:
+        EquipotError: It is.
+    """
+    if config.linear is not None:
+        raise EquipotError(
+            "the configuration has a section 'linear': its weights are found by least squares, with equipot fit (in "
+            "Python equipot.linear_fit). To train by gradients instead, leave out the section."
+        )
+
+
+def check_new(folder: Path) -> None:
+    """Raises where a folder holds a run already.
+
+    Raises:
+        EquipotError: It does.
+    """
     if (folder / CHECKPOINT).exists() or (folder / MODEL).exists():
         raise EquipotError(
-            f"{folder} holds a run already. Go on with it: equipot train --resume {folder}; or name another folder "
-            "with --out."
+            f"{folder} holds a run already. Go on with it, if it is a training: equipot train --resume {folder}; or "
+            "name another folder with --out."
         )
 
 

@@ -7,6 +7,7 @@ report, and the next stage goes on.
 import logging
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,10 +24,8 @@ from equipot.data.load import LoadedData
 from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.deploy.md import MDResult, Progress, run_md
 from equipot.errors import EquipotError
-from equipot.files import write_atomically
 from equipot.fit import distributed
 from equipot.fit.metrics import Errors
-from equipot.fit.run import BEST
 from equipot.fit.train import FitResult
 from equipot.kernels.backend import choice_of, use_backend
 from equipot.models.model_file import read_model_header, save_potential
@@ -77,53 +76,81 @@ def on_backend(config: Config, potential: Potential) -> Potential:
 
 
 @dataclass
-class TrainResult:
-    """What a run left.
+class RunResult(ABC):
+    """What a run left; a training and a linear fit add how the weights were found.
 
     Attributes:
         folder: Of the run.
-        model: File of the best model.
-        fit: How the training ended.
         errors: Errors of each data set, in the order train, valid, tests, scan.
         scan: Paths with reference energies.
         dynamics: The molecular dynamics, if there was one.
-        problems: What failed after the training, one sentence each; empty when all went well.
+        problems: What failed after the weights were found, one sentence each; empty when all went well.
         seconds: Wall time of everything, s.
-        leads: Whether this process wrote the files; with several, only the first does.
     """
 
     folder: Path
-    model: Path
-    fit: FitResult
     errors: dict[str, Errors] = field(default_factory=dict)
     scan: list[ScanPath] = field(default_factory=list)
     dynamics: MDResult | None = None
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    leads: bool = True
+
+    @property
+    def model(self) -> Path:
+        """File of the model."""
+        return self.folder / MODEL
 
     @property
     def report(self) -> Path:
         """The report."""
         return self.folder / "report.html"
 
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Returns how the weights were found, for run.json."""
+
+    @abstractmethod
+    def outcome(self) -> dict[str, Any]:
+        """Returns the same in short, for `result_facts`."""
+
+
+@dataclass(kw_only=True)
+class TrainResult(RunResult):
+    """What a training left.
+
+    Attributes:
+        fit: How the training ended.
+        leads: Whether this process wrote the files; with several, only the first does.
+    """
+
+    fit: FitResult
+    leads: bool = True
+
+    def record(self) -> dict[str, Any]:
+        """Returns how the training ended, but for its files."""
+        return {"fit": {k: value for k, value in asdict(self.fit).items() if k not in ("model", "checkpoint")}}
+
+    def outcome(self) -> dict[str, Any]:
+        """Returns why it ended, after how many epochs and steps, and how long it took."""
+        fit = self.fit
+        return {"status": fit.status, "epochs": fit.epochs, "steps": fit.steps, "training_seconds": fit.seconds}
+
 
 def finish(
-    config: Config, prepared: Prepared, result: TrainResult, warnings: Warnings, md_progress: Progress | None
+    config: Config, prepared: Prepared, result: RunResult, warnings: Warnings, md_progress: Progress | None
 ) -> None:
-    """Does everything after the training; the model is written first, and each stage may fail without the others.
+    """Does everything after the model is written; each stage may fail without the others.
 
     Args:
         config: The configuration.
-        prepared: Data, and the potential with its best weights.
+        prepared: Data, and the potential with its final weights.
         result: Gets errors, scan, dynamics and problems.
         warnings: Of the run so far, for its record.
         md_progress: Is told how the dynamics goes.
     """
     folder = result.folder
     prepared.potential.eval().requires_grad_(False)
-    write_atomically(folder / MODEL, lambda temporary: shutil.copyfile(folder / BEST, temporary))
-    if result.fit.status != "interrupted":
+    if result.outcome()["status"] != "interrupted":
         with _stage("evaluation", result):
             _evaluate(prepared, result)
         if config.scan is not None:
@@ -143,7 +170,7 @@ def finish(
 
 
 @contextmanager
-def _stage(name: str, result: TrainResult) -> Iterator[None]:
+def _stage(name: str, result: RunResult) -> Iterator[None]:
     """A context whose failure is noted and ends there: the model is worth more than what comes after it."""
     try:
         yield
@@ -153,7 +180,7 @@ def _stage(name: str, result: TrainResult) -> Iterator[None]:
         logger.error(problem, exc_info=None if isinstance(error, EquipotError) else error)
 
 
-def _evaluate(prepared: Prepared, result: TrainResult) -> None:
+def _evaluate(prepared: Prepared, result: RunResult) -> None:
     data, document = prepared.data, {}
     for name, dataset in {"train": data.train, "valid": data.valid, **data.tests}.items():
         found = evaluate_set(prepared.potential, dataset)
@@ -164,7 +191,7 @@ def _evaluate(prepared: Prepared, result: TrainResult) -> None:
     write_json(result.folder / "errors.json", document)
 
 
-def _scan(config: Config, potential: Potential, result: TrainResult) -> None:
+def _scan(config: Config, potential: Potential, result: RunResult) -> None:
     if config.scan is None:
         return
     scan = config.scan
@@ -235,23 +262,20 @@ def _seconds_per_step(calculator: EquipotCalculator, atoms: ase.Atoms) -> float:
     return min(seconds)
 
 
-def _save_with_errors(potential: Potential, result: TrainResult) -> None:
+def _save_with_errors(potential: Potential, result: RunResult) -> None:
     """Writes the model once more, now with all errors in its provenance."""
-    provenance = read_model_header(result.folder / BEST).provenance
+    provenance = read_model_header(result.model).provenance
     save_potential(result.model, potential, provenance={**provenance, "errors": result.errors})
 
 
-def result_facts(result: TrainResult) -> dict[str, Any]:
+def result_facts(result: RunResult) -> dict[str, Any]:
     """Returns what a run left, as JSON can hold it."""
     options = {} if result.dynamics is None else read_json(result.folder / "md" / "summary.json")
     return {
         "run": str(result.folder),
         "model": str(result.model),
         "report": str(result.report),
-        "status": result.fit.status,
-        "epochs": result.fit.epochs,
-        "steps": result.fit.steps,
-        "training_seconds": result.fit.seconds,
+        **result.outcome(),
         "seconds": result.seconds,
         "errors": result.errors,
         "scan": [path.as_dict() for path in result.scan],
@@ -260,8 +284,7 @@ def result_facts(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _record(config: Config, prepared: Prepared, result: TrainResult, warnings: list[str]) -> dict[str, Any]:
-    fitted = {key: value for key, value in asdict(result.fit).items() if key not in ("model", "checkpoint")}
+def _record(config: Config, prepared: Prepared, result: RunResult, warnings: list[str]) -> dict[str, Any]:
     return {
         "title": config.run.title,
         "point": config.design.name,
@@ -272,7 +295,7 @@ def _record(config: Config, prepared: Prepared, result: TrainResult, warnings: l
         "backend": choice_of(prepared.potential)._asdict(),
         "processes": distributed.current().count,
         "start": {key: value for key, value in prepared.start.items() if key != "provenance"},
-        "fit": fitted,
+        **result.record(),
         "warnings": warnings,
         "problems": result.problems,
     }

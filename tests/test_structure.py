@@ -23,7 +23,8 @@ FLOORS = [
     {"convert", "data", "fit"},
     {"study", "deploy"},
     {
-        "config", "start_options", "starting_model", "yaml_file", "pipeline", "run_record", "run_report", "run_stages",
+        "config", "config_paths", "linear_pipeline",
+        "start_options", "starting_model", "yaml_file", "pipeline", "run_record", "run_report", "run_stages",
         "cli", "__init__", "__main__",
     },
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: `equipot train`, `convert`, `evaluate`, `md`, `relax`, `info`, `data`, `design` and others.
+"""The command line: `equipot train`, `fit`, `convert`, `evaluate`, `md`, `relax`, `info`, `data`, `design` and others.
 
 Tables and JSON go to standard output, messages and progress to standard error. A mistake of the user ends with
 its message and status 1, never with a traceback; torch is imported by the commands that need it.
@@ -13,6 +13,7 @@ import typer
 import equipot
 from equipot.cli.bring import convert
 from equipot.cli.compiled import compile_
+from equipot.cli.fit import fit
 from equipot.cli.look import data, design, info, options, report
 from equipot.cli.machine import doctor
 from equipot.cli.train import train
@@ -31,6 +32,7 @@ app = typer.Typer(
 _TRAIN, _USE, _LOOK = "Make a model", "Use a model", "Look"
 
 app.command(rich_help_panel=_TRAIN)(train)
+app.command(rich_help_panel=_TRAIN)(fit)
 app.command(rich_help_panel=_TRAIN)(convert)
 app.command(rich_help_panel=_USE)(evaluate)
 app.command(rich_help_panel=_USE)(md)

@@ -10,37 +10,23 @@ from equipot.cli.output import (
     INTERRUPTED,
     Json,
     command,
-    error_rows,
     note,
     print_json,
     print_table,
     progress_bar,
 )
+from equipot.cli.runs import Files, Set, configuration, end_with_problems, free_folder, print_run
 from equipot.errors import EquipotError
 
 if TYPE_CHECKING:
     from equipot.config import Config
     from equipot.run_stages import TrainResult
 
-_DULL_NAMES = ("train", "config", "training", "equipot")
-
 
 @command
 def train(  # noqa: PLR0913 (one parameter for each flag)
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(help="One YAML configuration, or one or more files of structures.", show_default=False),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="KEY=VALUE",
-            help="Change one key, for example fit.max_epochs=10, design.channels=64, data.valid=valid.xyz; may be "
-            "repeated. `equipot options` lists all keys.",
-        ),
-    ] = None,
+    files: Files = None,
+    set_: Set = None,
     start: Annotated[
         Path | None,
         typer.Option("--from", metavar="MODEL", help="Fine-tune this model file; the same as --set start.model=…"),
@@ -87,20 +73,16 @@ def train(  # noqa: PLR0913 (one parameter for each flag)
 def _configuration(
     files: list[Path], settings: list[str], out: Path | None, resume: Path | None
 ) -> tuple["Config", Path]:
-    from equipot.config import Config
-
     if resume is not None:
         if files or out is not None:
             raise EquipotError("--resume goes on with a run as it is: leave out files and --out.")
+        from equipot.config import Config
+
         _check_run_folder(resume)
         return Config.from_yaml(resume / "config.yaml", settings), resume
     if not files:
         raise EquipotError("nothing to train on: give a file of structures, a YAML configuration, or --resume RUN.")
-    is_yaml = [file.suffix.lower() in (".yaml", ".yml") for file in files]
-    if any(is_yaml) and len(files) > 1:
-        raise EquipotError("give one YAML configuration, or files of structures, not both.")
-    config = Config.from_yaml(files[0], settings) if is_yaml[0] else Config.from_files(files, settings)
-    return config, out or _free_folder(files[0])
+    return configuration(files, settings), out or free_folder(files[0])
 
 
 def _check_run_folder(folder: Path) -> None:
@@ -114,23 +96,6 @@ def _check_run_folder(folder: Path) -> None:
         raise EquipotError(f"--resume {folder}: there is no such folder.{hint}")
     if not (folder / "config.yaml").exists():
         raise EquipotError(f"{folder} has no config.yaml: it is not a run folder that can be resumed.")
-
-
-def _free_folder(file: Path) -> Path:
-    """Returns a folder for a run, named after what it is trained on: a new one, or that of a start that failed."""
-    stem = file.name.split(".")[0]
-    name = file.resolve().parent.name if stem in _DULL_NAMES else stem
-    folder, number = Path("runs") / name, 2
-    while folder.exists() and not _failed_early(folder):
-        folder, number = Path("runs") / f"{name}-{number}", number + 1
-    return folder
-
-
-def _failed_early(folder: Path) -> bool:
-    """Whether a folder holds nothing but the log of a run that a mistake ended before it began."""
-    from equipot.pipeline import LOG
-
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOG}
 
 
 def _run(config: "Config", folder: Path, resume: bool) -> "TrainResult | None":
@@ -147,47 +112,21 @@ def _run(config: "Config", folder: Path, resume: bool) -> "TrainResult | None":
 
 
 def _print_result(result: "TrainResult", json: bool) -> None:
-    from equipot.run_record import read_json
-    from equipot.run_stages import result_facts
-
-    if json:
-        print_json(result_facts(result))
-    else:
-        sets = read_json(result.folder / "errors.json")
-        scan = read_json(result.folder / "scan.json")
-        sets |= {"scan": scan["errors"]} if scan else {}
-        if sets:
-            headings, rows = error_rows(sets)
-            print_table("Errors", headings, rows)
-        print_table("", ["file", "what it is"], _files(result))
-    for problem in result.problems:
-        note(f"error: {problem}")
+    print_run(result, json, {"metrics.jsonl": "one line for each validation"})
     if result.fit.status == "interrupted":
         note(f"interrupted; equipot train --resume {result.folder} goes on.")
         raise typer.Exit(INTERRUPTED)
-    if result.problems:
-        note(f"the model is safe in {result.model}, but what is named above went wrong.")
-        raise typer.Exit(1)
-
-
-def _files(result: "TrainResult") -> list[list[str]]:
-    found = {
-        result.model: "the model",
-        result.report: "figures and tables, for a browser",
-        result.folder / "config.yaml": "all that was set",
-        result.folder / "metrics.jsonl": "one line for each validation",
-        result.folder / "equipot.log": "the log",
-    }
-    return [[str(path), meaning] for path, meaning in found.items() if path.exists()]
+    end_with_problems(result)
 
 
 def _print_plan(config: "Config", folder: Path, json: bool) -> None:
     from equipot.fit.reporter import logging_to
     from equipot.models.model_file import as_device
-    from equipot.pipeline import prepare
+    from equipot.pipeline import prepare, refuse_linear
     from equipot.run_record import data_facts
     from equipot.study.cost import estimate, threads
 
+    refuse_linear(config)
     with logging_to(None), threads(config.run.threads):
         prepared = prepare(config, as_device(config.run.device))
         cost = estimate(prepared.potential, prepared.data.train, prepared.data.valid, config.fit)
