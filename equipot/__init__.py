@@ -40,6 +40,7 @@ _HOMES = {
     "use_backend": "equipot.kernels.backend",
     "Config": "equipot.config",
     "train": "equipot.pipeline",
+    "linear_fit": "equipot.linear_pipeline",
 }
 
 __all__ = sorted(_HOMES)

@@ -139,9 +139,11 @@ class Config(_Section):
             raise EquipotError(f"{source}: there is no section 'data'; write data: {{train: my.extxyz}}.")
         is_linear = linear or merged.get("linear") not in (None, False)
         given = {key: _mapping(merged.get(key), key, source) for key in ("data", "fit", "run")}
+        if is_linear:
+            _prepare_linear(merged, source)
         start, design = _start(merged, FIRST_LINEAR if is_linear else FIRST_MODEL, source)
         if is_linear:
-            _prepare_linear(merged, given["run"], start, source)
+            _prepare_linear_run(given["run"], start, source)
         elif start is not None:
             given["fit"].setdefault("lr", FINE_TUNING_LR)
             given["fit"].setdefault("keep_start", True)
@@ -320,17 +322,28 @@ def _start(merged: Raw, first: Raw, source: str) -> tuple[StartOptions | None, D
     return start, DesignChoice(name=name, design=own)
 
 
-def _prepare_linear(merged: Raw, run: Raw, start: StartOptions | None, source: str) -> None:
-    """Fills in what a linear fit runs with where nothing is said.
+def _prepare_linear(merged: Raw, source: str) -> None:
+    """Looks what of a configuration a linear fit does not use; a model that it starts from keeps its E0s.
 
     Raises:
-        EquipotError: Something is set that a linear fit does not use.
+        EquipotError: There are options of a training.
     """
     if merged.get("fit"):
         raise EquipotError(
             f"{source}: the section 'fit' is for equipot train; a linear fit (equipot fit, section 'linear') does not "
             "use it. Leave it out; `equipot options linear` lists the keys of a linear fit."
         )
+    start = start_options(merged.get("start"))
+    if isinstance(start, Mapping) and merged["data"].get("atomic_energies", "auto") == "auto":
+        merged["start"] = {"reference": "keep", **start}
+
+
+def _prepare_linear_run(run: Raw, start: StartOptions | None, source: str) -> None:
+    """Fills in where a linear fit runs, and the precision of its result.
+
+    Raises:
+        EquipotError: It is not to run on a CPU.
+    """
     if run.setdefault("device", "auto") == "auto":
         run["device"] = "cpu"
     if not str(run["device"]).startswith("cpu"):

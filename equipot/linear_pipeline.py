@@ -92,7 +92,7 @@ def linear_fit(
     with threads(config.run.threads), logging_to(folder / LOG), Warnings() as warnings, _explained(folder):
         prepared = prepare(config)
         config = _as_it_runs(config, prepared)
-        fitted, facts = _fit(config, config.linear, prepared, progress)
+        fitted, facts = _fit(config, prepared, progress)
         _write(config, prepared, facts, folder)
         result = LinearResult(folder, fit=fitted, facts=facts)
         finish(config, prepared, result, warnings, md_progress)
@@ -154,10 +154,9 @@ def size(config: Config, prepared: Prepared) -> dict[str, Any]:
     return {"weights": columns, **rows, "matrix_of_normal_equations_GB": 8e-9 * (columns + 1) ** 2}
 
 
-def _fit(
-    config: Config, options: LinearFitOptions, prepared: Prepared, progress: Progress
-) -> tuple[LinearFitResult, dict[str, Any]]:
+def _fit(config: Config, prepared: Prepared, progress: Progress) -> tuple[LinearFitResult, dict[str, Any]]:
     """Finds the weights, and puts them and their uncertainty into the potential of `prepared`."""
+    options = config.linear or LinearFitOptions()
     potential, features = linear_model(config, prepared)
     data, fitted_features = prepared.data, features
     if config.start is not None:

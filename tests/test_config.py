@@ -70,6 +70,44 @@ def test_what_is_written_is_read_as_the_same(tmp_path, settings):
     assert Config.from_yaml(write(tmp_path, config.to_yaml())) == config
 
 
+def test_a_linear_fit_has_its_own_section_and_none_of_training(tmp_path):
+    settings = ["design=mace", "linear.solver=qr", "linear.scratch=/data/scratch", "run.seed=3"]
+    config = Config.from_files(["a.xyz"], settings, linear=True)
+    assert (config.linear.solver, config.linear.seed, config.run.dtype, config.run.device) == (
+        "qr",
+        3,
+        "float64",
+        "cpu",
+    )
+    assert "fit" not in config.as_dict()
+    assert "linear" not in Config.from_files(["a.xyz"]).as_dict()
+    assert Config.from_yaml(write(tmp_path, config.to_yaml())) == config
+    assert config.portable()["linear"]["scratch"] == "scratch"
+    given = {"data": {"train": "a.xyz"}, "design": "mace", "linear": {"prior": 0.5}}
+    assert Config.from_dict(given, linear=True).linear.prior == 0.5
+
+
+LINEAR = {"data": {"train": "a.xyz"}, "design": "mace", "linear": {}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["fit.max_epochs=3"], "the section 'fit' is for equipot train"),
+        (["linear.solvr=qr"], "unknown key 'linear.solvr'. Did you mean 'linear.solver'?"),
+        (["linear.prior=-1"], "linear: prior must be a number ≥ 0"),
+        (["linear.solver=lsqr"], "lsqr has no factor to find the prior by evidence"),
+        (["linear.committee=1"], "linear.committee = 1"),
+        (["linear.keep_weights=true"], "there is none; give it with start.model (--refit-readout MODEL)"),
+        (["run.device=cuda"], "a linear fit works on the CPU"),
+    ],
+)
+def test_mistakes_of_a_linear_fit_are_named(settings, message):
+    with pytest.raises(EquipotError) as caught:
+        Config.from_dict(LINEAR, settings, source="fit.yaml")
+    assert message in str(caught.value)
+
+
 def test_axes_without_a_name_change_the_first_model_and_a_name_starts_from_the_published_point():
     changed = Config.from_files(["a.xyz"], ["design.channels=8"]).design.design
     assert (changed.channels, changed.max_ell) == (8, Config.from_files(["a.xyz"]).design.design.max_ell)
@@ -154,7 +192,8 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 def test_every_key_has_a_meaning_and_the_defaults_are_those_in_use(section):
     keys = section_keys(section)
     assert all(entry["meaning"] for entry in keys.values())
-    resolved = Config.from_files(["a.xyz"]).as_dict()[section] or {}
+    settings = ["design.name=mace"] if section == "linear" else []
+    resolved = Config.from_files(["a.xyz"], settings, linear=section == "linear").as_dict()[section] or {}
     differing = {
         key for key, value in resolved.items() if key != "train" and keys[key]["default"] not in (value, "(needed)")
     }

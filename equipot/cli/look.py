@@ -244,7 +244,8 @@ def list_points(json: Json = False) -> None:
 @command
 def options(
     section: Annotated[
-        str | None, typer.Argument(help="data, design, start, fit, run, md or scan; default: all.", show_default=False)
+        str | None,
+        typer.Argument(help="data, design, start, fit, linear, run, md or scan; default: all.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -15,6 +15,9 @@ from equipot.models.linear_features import Rows
 from equipot.models.potential import Potential
 from equipot.models.readout import Readout
 
+_ATOMS = 512
+"""Of more atoms the features and their derivatives would need memory that a fit does not know of."""
+
 
 class LastLayer:
     r"""A potential as a linear model in the last weights of its readouts, everything before them fixed.
@@ -41,6 +44,7 @@ class LastLayer:
         counts = [sum(w.numel() for w in weights) for weights in _last_weights(potential)]
         self.penalties = torch.ones(self.num_columns, dtype=torch.float64)
         self.orders = torch.arange(1, len(counts) + 1).repeat_interleave(torch.tensor(counts))
+        self.atoms_at_once = _ATOMS
         self._rest = copy.deepcopy(potential)
         for w in (w for weights in _last_weights(self._rest) for w in weights):
             nn.init.zeros_(w)

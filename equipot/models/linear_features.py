@@ -31,11 +31,13 @@ class LinearFeatures(Protocol):
         num_columns: Number of those weights.
         penalties: Smoothness prior: the prior precision of weight p is λ penalties[p]².
         orders: Group of each weight for reports: the correlation order ν, or the layer that is read out.
+        atoms_at_once: Of how many atoms rows may be asked at once, as far as the model's own memory goes.
     """
 
     num_columns: int
     penalties: Float[Tensor, " weight"]
     orders: Int[Tensor, " weight"]
+    atoms_at_once: int
 
     def rows(self, graph: Graph, *, forces: bool = True, stress: bool = True) -> Rows:
         """Returns the rows of a batch; what is not wanted has none."""

@@ -39,8 +39,8 @@ def test_help_is_fast_because_torch_is_not_loaded():
 
 
 COMMANDS = [
-    ["train"], ["evaluate"], ["md"], ["relax"], ["info"], ["data"], ["options"], ["report"], ["doctor"], ["design"],
-    ["design", "show"], ["design", "compare"], ["design", "list"],
+    ["train"], ["fit"], ["evaluate"], ["md"], ["relax"], ["info"], ["data"], ["options"], ["report"], ["doctor"],
+    ["design"], ["design", "show"], ["design", "compare"], ["design", "list"],
 ]  # fmt: skip
 
 

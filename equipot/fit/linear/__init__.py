@@ -1,6 +1,5 @@
 """Linear least squares: the weights of models that are linear in them, found at once, with their uncertainty."""
 
-from equipot.fit.linear.features import LinearFeatures, Rows
 from equipot.fit.linear.fit import KindErrors, LinearFitResult, fit_linear
 from equipot.fit.linear.options import LinearFitOptions, TypeWeights
 from equipot.fit.linear.posterior import (
@@ -18,11 +17,9 @@ __all__ = [
     "Deviations",
     "Extrapolation",
     "KindErrors",
-    "LinearFeatures",
     "LinearFitOptions",
     "LinearFitResult",
     "Posterior",
-    "Rows",
     "SingularError",
     "TypeWeights",
     "calibration",

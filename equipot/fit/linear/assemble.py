@@ -1,5 +1,6 @@
 """From structures to rows: in blocks, so that memory does not grow with the data."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -10,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equipot.errors import EquipotError
-from equipot.fit.linear.features import LinearFeatures, Rows
 from equipot.fit.linear.memory import Plan, cut
 from equipot.fit.linear.weighting import KINDS, Weighting
+from equipot.models.linear_features import LinearFeatures, Rows
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it is done, and how much there is."""
@@ -58,6 +59,17 @@ class Assembly:
             )
         self.features, self.weighting, self.plan, self.progress = features, weighting, plan, progress
         self.scale = 1.0 / penalties
+        per_atom = max(plan.model_rows / features.atoms_at_once, 0.0)
+        atoms, rows = weighting.dataset.num_atoms.tolist(), weighting.survey.per_structure
+        self._sizes = [r and max(r, math.ceil(n * per_atom)) for r, n in zip(rows, atoms, strict=True)]
+
+    def groups(self, indices: Sequence[int] | None = None) -> list[list[int]]:
+        """Returns structures with labels that count, in groups that the model may be asked for at once.
+
+        Args:
+            indices: Of which structures; all by default.
+        """
+        return cut(range(len(self._sizes)) if indices is None else indices, self._sizes, self.plan.model_rows)
 
     def stream(self, sink: Sink, indices: Sequence[int] | None = None) -> None:
         """Works the rows of structures into a sink.
@@ -69,14 +81,13 @@ class Assembly:
         Raises:
             EquipotError: A row is not finite.
         """
-        dataset, rows = self.weighting.dataset, self.weighting.survey.per_structure
-        indices = range(len(dataset)) if indices is None else indices
+        number = len(self._sizes) if indices is None else len(indices)
         buffer = _Buffer(self.plan.block_rows, self.features.num_columns, sink)
         done = 0
-        for group in cut(indices, rows, self.plan.model_rows):
+        for group in self.groups(indices):
             self._group(group, buffer)
             done += len(group)
-            self.progress("rows", done, len(indices))
+            self.progress("rows", done, number)
         buffer.flush()
 
     @torch.no_grad()

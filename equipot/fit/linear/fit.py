@@ -16,14 +16,14 @@ from torch import Tensor
 
 from equipot.data.dataset import Dataset
 from equipot.fit.linear.assemble import Assembly, Gradient, KeptRows, Progress, silent
-from equipot.fit.linear.features import LinearFeatures
-from equipot.fit.linear.memory import Plan, cut, plan
+from equipot.fit.linear.memory import Plan, plan
 from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.linear.posterior import Calibration, Posterior, calibration
 from equipot.fit.linear.problem import NormalEquations, TriangularProblem
 from equipot.fit.linear.solve import Solution, refined, solve_direct, solve_lsqr
 from equipot.fit.linear.weighting import KINDS, Survey, Weighting, label_differences
 from equipot.fit.loss import atoms_per_system
+from equipot.models.linear_features import LinearFeatures
 
 logger = logging.getLogger("equipot.fit")
 
@@ -225,9 +225,8 @@ def fold_indices(structures: int, folds: int, seed: int) -> list[list[int]]:
 def _training_errors(assembly: Assembly, σ: float) -> dict[str, KindErrors]:
     """Returns the errors of the model with its new weights, from its predictions, which need no rows."""
     weighting = assembly.weighting
-    rows = weighting.survey.per_structure
     sums = torch.zeros(3, 3, dtype=torch.float64)
-    for group in cut(range(len(rows)), rows, assembly.plan.model_rows):
+    for group in assembly.groups():
         batch = weighting.dataset.batch(group)
         residuals = label_differences(batch.labels, assembly.features.prediction(batch.graph))
         N = atoms_per_system(batch.graph)

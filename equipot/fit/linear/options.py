@@ -60,6 +60,11 @@ class LinearFitOptions(BaseModel):
     lsqr_iterations: int = Field(default=10_000, ge=1, description="lsqr: most iterations")
     ard_iterations: int = Field(default=30, ge=1, description="ard: most rounds of new prior strengths")
 
+    keep_weights: bool = Field(
+        default=False,
+        description="with start.model: leave the weights of the model as they are; only their uncertainty is found",
+    )
+
     # the labels
     convention: Convention = Field(
         default="ace",
@@ -81,7 +86,12 @@ class LinearFitOptions(BaseModel):
 
     # uncertainty
     uncertainty: bool = Field(default=True, description="keep the posterior covariance of the weights")
-    committee: int = Field(default=0, ge=0, description="sets of weights drawn from the posterior")
+    committee: int = Field(
+        default=32,
+        ge=2,
+        description="sets of weights drawn from the posterior; they stand for its covariance where there are "
+        "more than 1024 weights",
+    )
     calibrate: bool = Field(
         default=True, description="scale predicted deviations to the errors on the validation structures"
     )

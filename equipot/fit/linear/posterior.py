@@ -13,9 +13,9 @@ from torch import Tensor
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
 from equipot.fit.linear.factor import Factor
-from equipot.fit.linear.features import LinearFeatures
 from equipot.fit.linear.weighting import label_differences
 from equipot.geometry.graph import Graph
+from equipot.models.linear_features import LinearFeatures
 
 _BLOCK = 512
 """Rows that go through the factor together."""

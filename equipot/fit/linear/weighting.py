@@ -12,10 +12,10 @@ from torch import Tensor
 from equipot.data.dataset import Batch, Dataset, Labels
 from equipot.errors import EquipotError
 from equipot.fit.labels import label_numbers
-from equipot.fit.linear.features import Rows
 from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.loss import atoms_per_system, label_counts
 from equipot.geometry.derivatives import Prediction
+from equipot.models.linear_features import Rows
 
 KINDS = ("energy", "forces", "stress")
 

@@ -9,10 +9,11 @@ from toy_features import R_MAX, PairFeatures, hidden, made_by
 
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
-from equipot.fit.linear import LinearFeatures, LinearFitOptions, SingularError, TypeWeights, fit_linear
+from equipot.fit.linear import LinearFitOptions, SingularError, TypeWeights, fit_linear
 from equipot.fit.linear.weighting import Weighting
 from equipot.fit.loss import label_counts, label_errors, loss, loss_sums
 from equipot.fit.options import FitOptions, LossWeights
+from equipot.models.linear_features import LinearFeatures
 
 EXACT = LinearFitOptions(prior=0.0, uncertainty=False)
 

@@ -8,8 +8,8 @@ from ase import Atoms
 
 from equipot.data.dataset import Dataset
 from equipot.data.frame import Frame
-from equipot.fit.linear import Rows
 from equipot.geometry import Prediction
+from equipot.models.linear_features import Rows
 
 R_MAX = 3.0
 
@@ -25,6 +25,7 @@ class PairFeatures:
         self.penalties = ones if penalties is None else penalties.double()
         self.orders = torch.ones(self.num_columns, dtype=torch.int64)
         self.w = torch.zeros(self.num_columns, dtype=torch.float64)
+        self.atoms_at_once = 10**9
         self.asked: list[int] = []
 
     def weights(self):

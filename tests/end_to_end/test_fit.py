@@ -1,0 +1,135 @@
+"""`equipot fit`: last weights of a trained model by least squares, its run folder, and how it ends early."""
+
+import json
+
+import pytest
+import torch
+from small_runs import SMALL
+from test_cli import call, document
+
+from equipot.config import Config
+from equipot.errors import EquipotError
+from equipot.linear_pipeline import linear_fit
+from equipot.models.model_file import load_potential, read_model_header
+from equipot.pipeline import train
+from equipot.start_options import sha256
+
+QUICK = ["md=false", "run.threads=1", "data.valid=0.3"]
+
+
+def settings(run, *more):
+    return [f"start.model={run.model}", *QUICK, *more]
+
+
+@pytest.fixture(scope="module")
+def refitted(run, files, tmp_path_factory):
+    """The last weights of a model of two epochs, refitted to the data that it was trained on."""
+    config = Config.from_files(
+        [files / "train.extxyz"], settings(run, f"data.tests.hot={files / 'hot.extxyz'}"), linear=True
+    )
+    return linear_fit(config, tmp_path_factory.mktemp("fits") / "fit")
+
+
+def test_the_last_weights_become_better_and_the_others_stay(run, refitted):
+    """Two epochs leave much to do."""
+    before = json.loads((refitted.folder / "start.json").read_text(encoding="utf-8"))["errors"]
+    for name in ("train", "valid"):
+        assert refitted.errors[name]["forces_rmse_meV_per_A"] < 0.8 * before[name]["forces_rmse_meV_per_A"]
+    own, new = load_potential(run.model), load_potential(refitted.model, check=True)
+    changed = {name for name, value in own.state_dict().items() if not torch.equal(value, new.state_dict()[name])}
+    assert changed
+    assert all(name.startswith("readouts.") for name in changed)
+    assert new.dtype == own.dtype
+    assert refitted.problems == []
+
+
+def test_the_run_folder_says_all(run, refitted):
+    header = read_model_header(refitted.model)
+    assert header.provenance["start"]["sha256"] == sha256(run.model)
+    assert header.provenance["train_data"]
+    assert header.provenance["errors"] == refitted.errors
+    facts = json.loads((refitted.folder / "linear.json").read_text(encoding="utf-8"))
+    assert facts["rows_by_kind"] == {"energy": 14, "forces": 174, "stress": 0}
+    assert facts["prior_strength"] > 0
+    assert 0 < facts["effective_parameters"] <= facts["weights"]
+    assert facts["peak_memory_GB"] > 0.1
+    again = Config.from_yaml(refitted.folder / "config.yaml")
+    assert again.linear is not None
+    assert again.run.dtype == "float32"
+    assert {path.name for path in refitted.folder.iterdir()} == {
+        "config.yaml", "data.json", "equipot.log", "errors.json", "linear.json", "model.equipot", "predictions",
+        "report.html", "run.json", "start.json",
+    }  # fmt: skip
+
+
+def test_weights_are_kept_where_only_their_uncertainty_is_wanted(run, files, tmp_path):
+    result = document(
+        "fit", files / "train.extxyz", "--refit-readout", run.model, "--keep-weights", "--out", tmp_path / "fit",
+        *(part for setting in QUICK for part in ("--set", setting)),
+    )  # fmt: skip
+    own, new = load_potential(run.model).state_dict(), load_potential(result["model"]).state_dict()
+    assert all(torch.equal(value, new[name]) for name, value in own.items())
+    assert result["linear"]["options"]["keep_weights"]
+
+
+def test_the_size_of_a_fit_without_one(run, files, tmp_path):
+    found = document(
+        "fit", files / "train.extxyz", "--refit-readout", run.model, "--out", tmp_path / "fit", "--dry-run",
+    )  # fmt: skip
+    assert found["size"]["weights"] == 20
+    assert found["size"]["rows_of_energy"] == 18
+    assert not (tmp_path / "fit").exists()
+
+
+def test_training_and_fits_are_told_apart(run, files, tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        f"data: {{train: {files / 'train.extxyz'}}}\ndesign: mace\nlinear: {{}}\n", encoding="utf-8"
+    )
+    for more in ([], ["--dry-run"]):
+        said = call("train", tmp_path / "a.yaml", "--out", tmp_path / "run", *more, code=1).stderr
+        assert "with equipot fit" in said
+    with pytest.raises(EquipotError, match=r"with equipot fit \(in Python equipot\.linear_fit\)"):
+        train(Config.from_yaml(tmp_path / "a.yaml"), tmp_path / "run")
+    said = call("fit", tmp_path / "a.yaml", "--set", SMALL[5], "--out", tmp_path / "fit", code=1).stderr
+    assert "the section 'fit' is for equipot train" in said
+    with pytest.raises(EquipotError, match="the configuration is one of equipot train"):
+        linear_fit(Config.from_files([files / "train.extxyz"]), tmp_path / "fit")
+
+
+def test_a_new_model_that_is_not_linear_is_refused(files, tmp_path):
+    config = Config.from_files([files / "train.extxyz"], ["design.name=mace", *QUICK, *SMALL[:5]], linear=True)
+    with pytest.raises(EquipotError, match="the design mace are not found by least squares"):
+        linear_fit(config, tmp_path / "fit")
+
+
+def test_a_folder_with_a_run_is_left_alone(run, refitted, files):
+    with pytest.raises(EquipotError, match="holds a run already"):
+        linear_fit(Config.from_files([files / "train.extxyz"], settings(run), linear=True), refitted.folder)
+
+
+def test_stopped_before_the_weights_are_found_nothing_but_the_log_is_left(run, files, tmp_path):
+    def stop(what, done, total):
+        raise KeyboardInterrupt
+
+    config = Config.from_files([files / "train.extxyz"], settings(run), linear=True)
+    with pytest.raises(KeyboardInterrupt):
+        linear_fit(config, tmp_path / "fit", progress=stop)
+    assert [path.name for path in (tmp_path / "fit").iterdir()] == ["equipot.log"]
+    log = (tmp_path / "fit" / "equipot.log").read_text(encoding="utf-8")
+    assert "there is no model" in log
+    linear_fit(config, tmp_path / "fit")
+    assert (tmp_path / "fit" / "model.equipot").exists()
+
+
+def test_stopped_after_the_fit_the_model_is_there(run, files, tmp_path):
+    def stop(row, steps):
+        raise KeyboardInterrupt
+
+    more = [setting for setting in SMALL if setting.startswith("md.")]
+    config = Config.from_files(
+        [files / "train.extxyz"], [s for s in settings(run, *more) if s != "md=false"], linear=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        linear_fit(config, tmp_path / "fit", md_progress=stop)
+    load_potential(tmp_path / "fit" / "model.equipot", check=True)
+    assert "the model is whole" in (tmp_path / "fit" / "equipot.log").read_text(encoding="utf-8")
