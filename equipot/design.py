@@ -50,15 +50,23 @@ class Design(BaseModel):
     channels: Channels = Field(128, description="channels k, one number or one for each degree 0 … max_L")
     channel_coupling: Literal["uncoupled", "coupled"] = Field(
         "uncoupled",
-        description="product basis with one channel index shared by all factors; coupled, n, l, z for each factor, "
-        "is not in this version",
+        description="product basis with one channel index shared by all factors, or coupled: every factor has its own "
+        "n, ℓ and element (linear ACE)",
+    )
+    degrees: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        (),
+        description="truncation of the coupled basis, one number D_ν for each order ν = 1 … correlation: "
+        "Σ_t (n_t + w ℓ_t) ≤ D_ν; D_1 is the number of two-body functions of each pair of elements",
+    )
+    degree_weight_ell: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="w, the weight of ℓ against n in the degree of a coupled factor"
     )
     last_layer: Literal["all", "scalars"] = Field(
         "scalars", description="irreps that the last layer makes: all, or the scalars that the readout reads"
     )
 
     # radial functions
-    radial_basis: Literal["bessel", "chebyshev", "gaussian"] = Field("bessel", description="basis in r")
+    radial_basis: Literal["bessel", "chebyshev", "legendre", "gaussian"] = Field("bessel", description="basis in r")
     num_radial: int = Field(8, ge=1, description="number of radial basis functions")
     radial_trainable: bool = Field(False, description="Bessel frequencies (or Gaussian centres) are parameters")
     radial_prefactor: Literal["sqrt", "full"] = Field(
@@ -87,8 +95,18 @@ class Design(BaseModel):
         description="Chebyshev polynomials of the distance scaled onto [−1, 1], or of the (transformed) distance "
         "itself, as in mace-torch",
     )
+    chebyshev_lowest: Literal[0, 1] = Field(
+        1, description="order of the first Chebyshev polynomial: T_1 as in mace-torch, or the constant T_0"
+    )
     distance_transform: Literal["none", "agnesi", "soft"] = Field(
         "none", description="map of r per pair of elements before the basis"
+    )
+    inner_envelope: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="products of the coupled basis vanish smoothly below this fraction of the sum of covalent radii; "
+        "the two-body part does not; 0 for no inner envelope",
     )
 
     # the interaction
@@ -150,8 +168,10 @@ class Design(BaseModel):
 
     # the energy
     readout_layers: Literal["every", "last"] = Field("every", description="layers that are read out")
-    readout: Literal["linear", "two_linear", "mlp", "mlp_bias"] = Field(
-        "mlp", description="form of the last readout; mlp_bias: with biases behind all but the first matrix"
+    readout: Literal["linear", "two_linear", "mlp", "mlp_bias", "sum"] = Field(
+        "mlp",
+        description="form of the last readout; mlp_bias: with biases behind all but the first matrix; sum: the "
+        "coupled layer's scalar itself",
     )
     readout_hidden: int = Field(16, ge=1, description="hidden width of the last readout")
     readout_depth: int = Field(1, ge=1, description="number of hidden layers of the last readout's MLP")
@@ -266,9 +286,7 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
         (d.product != "none" and len(set(widths)) != 1,
          f"product={d.product!r} multiplies features of one channel, so all degrees need the same number; "
          f"channels={d.channels}"),
-        (d.channel_coupling == "coupled",
-         "channel_coupling='coupled' (linear ACE with n, l, z in every factor) is not part of this version; "
-         "use 'uncoupled'"),
+        *_coupled_rules(d),
         (d.product == "none" and d.max_L > 0 and d.max_ell == 0,
          f"max_L={d.max_L} cannot be reached with max_ell=0: features of degree L ≥ 1 come from the edges' "
          "harmonics; raise max_ell or set max_L=0"),
@@ -289,13 +307,15 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
         (d.first_layer == "density" and d.neighbour_count != "global",
          f"first_layer='density' has no n̄, so neighbour_count={d.neighbour_count!r} has no effect there; set it to "
          "'global'"),
-        (d.radial_trainable and d.radial_basis == "chebyshev",
-         "radial_basis='chebyshev' has nothing to train; set radial_trainable=False"),
+        (d.radial_trainable and d.radial_basis in ("chebyshev", "legendre"),
+         f"radial_basis={d.radial_basis!r} has nothing to train; set radial_trainable=False"),
         (d.num_radial < 2 and d.radial_basis == "gaussian",
          "radial_basis='gaussian' needs num_radial ≥ 2 (their spacing sets the width)"),
         (d.chebyshev_argument != "scaled" and d.radial_basis != "chebyshev",
          f"chebyshev_argument={d.chebyshev_argument!r} has no effect with radial_basis={d.radial_basis!r}; "
          "set it to 'scaled'"),
+        (d.chebyshev_lowest != 1 and d.radial_basis != "chebyshev",
+         f"chebyshev_lowest={d.chebyshev_lowest} has no effect with radial_basis={d.radial_basis!r}; set it to 1"),
         (d.repulsion_scaled and (d.pair_repulsion == "none" or d.scale == "none"),
          "repulsion_scaled=True needs a pair_repulsion and a scale; set it to False"),
         (d.self_connection == "none" and d.layers > 1 and d.self_connection_first,
@@ -314,6 +334,41 @@ def _rules(d: Design) -> list[tuple[bool, str]]:
         (d.pair_repulsion == "none" and d.repulsion_p is not None,
          f"repulsion_p={d.repulsion_p} has no effect with pair_repulsion='none'; choose 'zbl' or 'zbl_lammps'"),
         (d.heads != 1, f"heads={d.heads}: this version trains one energy; set heads=1"),
+    ]  # fmt: skip
+
+
+COUPLED: dict[str, Any] = {
+    "layers": 1, "max_L": 0, "parity": "natural", "channels": 1, "last_layer": "scalars", "radial_trainable": False,
+    "radial_map": "fixed", "radial_species": "none", "element_embedding": "one_hot", "embedding_channels": None,
+    "edge_channels": None,
+    "neighbour_normalisation": "none", "message_species": "none", "message_residual": False,
+    "message_nonlinearity": "none", "first_layer": "same", "product": "symmetric", "product_weights": "species",
+    "self_connection": "none", "self_connection_first": False, "nonlinearity": "none", "feature_norm": "none",
+    "envelope_on": "basis", "readout_layers": "last", "readout": "sum",
+}  # fmt: skip
+"""The values that other axes have where channels are coupled: one linear layer."""
+
+
+def _coupled_rules(d: Design) -> list[tuple[bool, str]]:
+    """The combinations that have no meaning with coupled channels, or without."""
+    if d.channel_coupling == "uncoupled":
+        set_alone = {"degrees": (), "degree_weight_ell": 1.0, "inner_envelope": 0.0}
+        return [
+            *((getattr(d, axis) != value,
+               f"{axis}={getattr(d, axis)} belongs to coupled channels; set channel_coupling='coupled' (`ace_linear`), "
+               "or leave it out") for axis, value in set_alone.items()),
+            (d.readout == "sum", "readout='sum' belongs to coupled channels; choose linear, two_linear, mlp, mlp_bias"),
+        ]  # fmt: skip
+    return [
+        *((getattr(d, axis) != value,
+           f"{axis}={getattr(d, axis)!r} has no meaning in the one linear layer of channel_coupling='coupled', which "
+           f"needs {axis}={value!r}; `ace_linear` sets such axes") for axis, value in COUPLED.items()),
+        (len(d.degrees) != d.correlation,
+         f"degrees={d.degrees} has {len(d.degrees)} entries, but correlation={d.correlation} needs {d.correlation}, "
+         "one for each order ν = 1 … correlation"),
+        (bool(d.degrees) and (d.degrees[0] != int(d.degrees[0]) or d.degrees[0] > d.num_radial),
+         f"degrees={d.degrees}: the first is the number of two-body functions, a whole number of at most num_radial="
+         f"{d.num_radial}"),
     ]  # fmt: skip
 
 

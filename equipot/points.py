@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from equipot.design import Design
+from equipot.design import COUPLED, Design
 from equipot.errors import EquipotError
 
 
@@ -169,6 +169,39 @@ def ace(**axes: Any) -> Design:
     return Design(**{**values, **axes})
 
 
+def ace_linear(**axes: Any) -> Design:
+    """Linear ACE: one layer, coupled channels (n, ℓ, element in every factor), fitted by least squares.
+
+    The energy is linear in its weights: two-body functions of each pair of elements, and for each central element
+    the linearly independent invariants of order ν = 2 … correlation within total degrees D_ν. `equipot fit` finds
+    them. `degrees` alone is enough to change the size; `correlation`, `num_radial` and `max_ell` follow from it.
+
+    Source: Drautz, Phys. Rev. B 99, 014104 (2019); Dusson et al., J. Comput. Phys. 454, 110946 (2022);
+    Kovács et al., J. Chem. Theory Comput. 17, 7696 (2021), for molecules.
+    """
+    values: dict[str, Any] = {
+        **COUPLED, "channel_coupling": "coupled", "degrees": ACE_DEGREES, "radial_basis": "chebyshev",
+        "chebyshev_lowest": 0, "distance_transform": "agnesi", "envelope_p": 2, "inner_envelope": 0.6, "scale": "none",
+        "shift": "none",
+    }  # fmt: skip
+    if "degrees" not in axes and "correlation" in axes:
+        values["degrees"] = ACE_DEGREES[: axes["correlation"]]
+    degrees, weight = {**values, **axes}["degrees"], axes.get("degree_weight_ell", 1.0)
+    if axes.get("radial_basis", "chebyshev") != "chebyshev":
+        values["chebyshev_lowest"] = 1
+    sizes = list(enumerate(degrees, start=1))[1:]
+    values |= {
+        "correlation": len(degrees),
+        "num_radial": max([int(degrees[0]), *(int(D) - nu + 1 for nu, D in sizes)]),
+        "max_ell": min(8, max([0, *(int((D - nu) / (2.0 * weight)) for nu, D in sizes)])),
+    }
+    return Design(**{**values, **axes})
+
+
+ACE_DEGREES = (14.0, 13.0, 11.0, 9.0)
+"""Degrees of linear ACE where none are given."""
+
+
 def nequix(**axes: Any) -> Design:
     """Nequix: NequIP with one-hot elements, one plain self-connection and an RMS layer norm before the gate.
 
@@ -214,6 +247,7 @@ def mace_nonlinear(**axes: Any) -> Design:
 
 NAMED_POINTS: dict[str, Callable[..., Design]] = {
     "ace": ace,
+    "ace_linear": ace_linear,
     "nequip": nequip,
     "nequip_current": nequip_current,
     "nequip_ablation": nequip_ablation,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from equipot import design as design_module
 from equipot.design import Design
 from equipot.errors import EquipotError
-from equipot.points import NAMED_POINTS, botnet, mace, named_point, nequip
+from equipot.points import NAMED_POINTS, ace_linear, botnet, mace, named_point, nequip
 from equipot.statistics import Statistics
 
 IMPOSSIBLE = [
@@ -19,7 +19,6 @@ IMPOSSIBLE = [
     ({"channels": (4, -1)}, r"every degree needs at least one channel"),
     ({"product": "none"}, r"product='none' forms no products, so correlation=3 cannot be reached; set correlation=1"),
     ({"channels": (8, 4)}, r"product='mace' multiplies features of one channel, so all degrees need the same number"),
-    ({"channel_coupling": "coupled"}, r"'coupled' .* is not part of this version; use 'uncoupled'"),
     ({"product": "none", "correlation": 1, "max_ell": 0}, r"max_L=1 cannot be reached with max_ell=0.*raise max_ell"),
     ({"max_L": 4, "max_ell": 1}, r"max_L=4 cannot be reached: a product of 3 factors .* max_ell=1 has degree ≤ 3"),
     ({"radial_mlp": ()}, r"radial_map='mlp' needs hidden widths .* for none use radial_map='linear'"),
@@ -55,6 +54,19 @@ IMPOSSIBLE = [
     ({"chebyshev_argument": "distance"}, r"chebyshev_argument='distance' has no effect with radial_basis='bessel'"),
     ({"repulsion_scaled": True}, r"repulsion_scaled=True needs a pair_repulsion and a scale"),
     ({"heads": 2}, r"heads=2: this version trains one energy; set heads=1"),
+    ({"chebyshev_lowest": 0}, r"chebyshev_lowest=0 has no effect with radial_basis='bessel'; set it to 1"),
+    ({"degrees": (4.0, 5.0)}, r"degrees=\(4\.0, 5\.0\) belongs to coupled channels; set channel_coupling='coupled'"),
+    ({"degree_weight_ell": 2.0}, r"degree_weight_ell=2\.0 belongs to coupled channels"),
+    ({"inner_envelope": 0.5}, r"inner_envelope=0\.5 belongs to coupled channels"),
+    ({"readout": "sum"}, r"readout='sum' belongs to coupled channels; choose linear, two_linear, mlp, mlp_bias"),
+]
+_LINEAR: dict = {"degrees": (6.0, 6.0), "num_radial": 6, "max_ell": 2, "correlation": 2}
+IMPOSSIBLE_COUPLED = [
+    ({"degrees": (6.0,)}, r"degrees=\(6\.0,\) has 1 entries, but correlation=2 needs 2, one for each order"),
+    ({"degrees": (9.0, 6.0)}, r"the first is the number of two-body functions, a whole number of at most num_radial=6"),
+    ({"degrees": (5.5, 6.0)}, r"degrees=\(5\.5, 6\.0\): the first is the number of two-body functions, a whole number"),
+    ({"layers": 2}, r"layers=2 has no meaning in the one linear layer .* needs layers=1; `ace_linear` sets such axes"),
+    ({"readout": "mlp"}, r"readout='mlp' has no meaning .* needs readout='sum'"),
 ]
 WRONG_VALUES = [
     ({"r_max": 0.0}, r"design\.r_max = 0\.0: .*greater than 0"),
@@ -66,7 +78,7 @@ WRONG_VALUES = [
     ({"max_L": 9}, r"design\.max_L = 9: .*less than or equal to 8"),
     ({"correlation": 6}, r"design\.correlation = 6"),
     ({"parity": "odd"}, r"design\.parity = 'odd': .*'natural', 'full' or 'none'"),
-    ({"readout": "MLP"}, r"design\.readout = 'MLP': .*'linear', 'two_linear', 'mlp' or 'mlp_bias'"),
+    ({"readout": "MLP"}, r"design\.readout = 'MLP': .*'linear', 'two_linear', 'mlp', 'mlp_bias' or 'sum'"),
     ({"edge_channels": 0}, r"design\.edge_channels = 0: .*greater than or equal to 1"),
     ({"channels": "many"}, r"design\.channels = 'many'"),
     ({"radial_mlp": (64, 0)}, r"design\.radial_mlp = 0: .*greater than or equal to 1"),
@@ -80,6 +92,20 @@ WRONG_VALUES = [
 def test_impossible_combinations_say_why(axes, message):
     with pytest.raises(EquipotError, match=message):
         Design(**axes)
+
+
+@pytest.mark.parametrize(("axes", "message"), IMPOSSIBLE_COUPLED, ids=lambda x: str(x)[:40])
+def test_impossible_combinations_of_coupled_channels_say_why(axes, message):
+    with pytest.raises(EquipotError, match=message):
+        ace_linear(**{**_LINEAR, **axes})
+
+
+def test_the_size_of_linear_ace_follows_from_its_degrees():
+    small = ace_linear(degrees=(8, 9, 7))
+    assert (small.correlation, small.num_radial, small.max_ell, small.degrees) == (3, 8, 3, (8.0, 9.0, 7.0))
+    assert ace_linear(degrees=(8, 9, 7), degree_weight_ell=2).max_ell == 1
+    assert ace_linear(correlation=2).degrees == ace_linear().degrees[:2]
+    assert ace_linear(radial_basis="legendre").chebyshev_lowest == 1
 
 
 def test_every_rule_is_tested_here():
@@ -195,7 +221,7 @@ def test_named_points_take_axes_and_are_documented(name):
     function = NAMED_POINTS[name]
     assert function.__name__ == name
     assert inspect.getdoc(function)
-    assert named_point(name, r_max=6.5, num_radial=10).differences(named_point(name)).keys() <= {"r_max", "num_radial"}
+    assert named_point(name, r_max=6.5, num_radial=24).differences(named_point(name)).keys() == {"r_max", "num_radial"}
     assert named_point(name, r_max=6.5).r_max == 6.5
     assert named_point(name.replace("_", "-").upper()) == named_point(name)
 

@@ -18,10 +18,12 @@ class RadialFeatures(NamedTuple):
     Attributes:
         basis: Values e_n(r), times the envelope unless the design puts it on the weights.
         envelope: Envelope still to be multiplied on the weights; ones if it is in `basis` already.
+        inner: The inner envelope of the products of a coupled basis, None where the design has none.
     """
 
     basis: Float[Tensor, "edge radial"]
     envelope: Float[Tensor, "edge 1"]
+    inner: Float[Tensor, "edge 1"] | None = None
 
 
 class RadialBasis(nn.Module):
@@ -29,6 +31,7 @@ class RadialBasis(nn.Module):
 
         bessel      c · sin(w_n r) / r,   w_n = n π / r_max,   c = √(2/r_max) or 2/r_max
         chebyshev   T_n(2u − 1),          u = r / r_max, or the distance transform of r; or T_n(r) itself
+        legendre    √(2n + 1) P_n(2u − 1), n from 0
         gaussian    exp(−(r − μ_n)² / 2Δ²), μ_n evenly spaced on [0, r_max], Δ their spacing
 
     Evaluated in float64 and cast afterwards: near r_max the envelope is a difference of nearly equal terms.
@@ -48,6 +51,7 @@ class RadialBasis(nn.Module):
         self.envelope_on_basis = design.envelope_on == "basis"
         self.transform = DISTANCE_TRANSFORMS[design.distance_transform]()
         self.functions = RADIAL_BASES[design.radial_basis](design, dtype)
+        self.inner = InnerEnvelope(design) if design.inner_envelope > 0 else NoInnerEnvelope()
 
     def forward(
         self,
@@ -56,8 +60,10 @@ class RadialBasis(nn.Module):
         Z_receiver: Int[Tensor, " edge"],
     ) -> RadialFeatures:
         """Returns the basis for edges of these lengths (Å, float64) between these elements."""
-        basis, envelope = self.in_float64(lengths, Z_sender, Z_receiver)
-        return RadialFeatures(basis.to(self.dtype), envelope.to(self.dtype))
+        basis, envelope, inner = self.in_float64(lengths, Z_sender, Z_receiver)
+        return RadialFeatures(
+            basis.to(self.dtype), envelope.to(self.dtype), None if inner is None else inner.to(self.dtype)
+        )
 
     def in_float64(
         self,
@@ -70,7 +76,7 @@ class RadialBasis(nn.Module):
         basis = self.functions(self.transform(lengths, Z_sender, Z_receiver))
         ones = torch.ones_like(envelope)
         on_basis, on_weights = (envelope, ones) if self.envelope_on_basis else (ones, envelope)
-        return RadialFeatures(basis * on_basis, on_weights)
+        return RadialFeatures(basis * on_basis, on_weights, self.inner(lengths, Z_sender, Z_receiver))
 
 
 class Bessel(nn.Module):
@@ -92,21 +98,38 @@ class Bessel(nn.Module):
 
 
 class Chebyshev(nn.Module):
-    """Chebyshev polynomials T_1 … T_n of 2 r / r_max − 1 (2u − 1 with a transform onto [0, 1]), or of r itself."""
+    """Chebyshev polynomials, from T_1 or T_0, of 2 r / r_max − 1 (2u − 1 with a transform onto [0, 1]), or of r."""
 
     def __init__(self, design: Design, dtype: torch.dtype) -> None:
         super().__init__()
-        self.num = design.num_radial
-        width = 1.0 if design.distance_transform == "agnesi" else design.r_max
-        self.slope, self.offset = {"scaled": (2.0 / width, -1.0), "distance": (1.0, 0.0)}[design.chebyshev_argument]
+        self.num, self.lowest = design.num_radial, design.chebyshev_lowest
+        scaled = _onto_unit_interval(design)
+        self.slope, self.offset = {"scaled": scaled, "distance": (1.0, 0.0)}[design.chebyshev_argument]
 
     def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
         """Returns the polynomials, by their three-term recurrence."""
         x = self.slope * r + self.offset
         T = [torch.ones_like(x), x]
-        for _ in range(self.num - 1):
+        for _ in range(self.num + self.lowest - 2):
             T.append(2.0 * x * T[-1] - T[-2])
-        return torch.stack(T[1:], dim=-1)
+        return torch.stack(T[self.lowest : self.lowest + self.num], dim=-1)
+
+
+class Legendre(nn.Module):
+    """Legendre polynomials P_0 … P_{n−1} of 2 r / r_max − 1 (2u − 1 with a transform onto [0, 1]), of norm 1 there."""
+
+    def __init__(self, design: Design, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num = design.num_radial
+        self.slope, self.offset = _onto_unit_interval(design)
+
+    def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
+        """Returns √(2n + 1) P_n, by their three-term recurrence."""
+        x = self.slope * r + self.offset
+        P = [torch.ones_like(x), x]
+        for n in range(2, self.num):
+            P.append(((2 * n - 1) * x * P[-1] - (n - 1) * P[-2]) / n)
+        return torch.stack([math.sqrt(2 * n + 1) * P[n] for n in range(self.num)], dim=-1)
 
 
 class Gaussian(nn.Module):
@@ -173,10 +196,40 @@ class Soft(_PairTransform):
         return p0 + (r - p0) * 0.5 * (1.0 + torch.tanh(4.0 / (p1 - p0) * (r - 0.5 * (p0 + p1))))
 
 
-RADIAL_BASES: dict[str, type[Bessel] | type[Chebyshev] | type[Gaussian]] = {
-    "bessel": Bessel, "chebyshev": Chebyshev, "gaussian": Gaussian,
+class NoInnerEnvelope(nn.Module):
+    """No inner envelope."""
+
+    def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> None:
+        """Returns None."""
+
+
+class InnerEnvelope(_PairTransform):
+    r"""1 − f(r / a) with the polynomial envelope f: zero at r = 0, one from r = a on, a a fraction of the radii's sum.
+
+    It is twice continuously differentiable.
+    """
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        self.fraction, self.p = design.inner_envelope, design.envelope_p
+
+    def forward(
+        self, r: Float[Tensor, " edge"], Z_sender: Int[Tensor, " edge"], Z_receiver: Int[Tensor, " edge"]
+    ) -> Float[Tensor, "edge 1"]:
+        """Returns the envelope at distances r, Å."""
+        a = self.fraction * self.pair_radius(Z_sender, Z_receiver)
+        return (1.0 - polynomial_envelope(r / a, self.p)).unsqueeze(-1)
+
+
+RADIAL_BASES: dict[str, type[Bessel] | type[Chebyshev] | type[Legendre] | type[Gaussian]] = {
+    "bessel": Bessel, "chebyshev": Chebyshev, "legendre": Legendre, "gaussian": Gaussian,
 }  # fmt: skip
 DISTANCE_TRANSFORMS: dict[str, type[nn.Module]] = {"none": NoTransform, "agnesi": Agnesi, "soft": Soft}
+
+
+def _onto_unit_interval(design: Design) -> tuple[float, float]:
+    """Slope and offset that map r, or its transform, onto [−1, 1]."""
+    return 2.0 / (1.0 if design.distance_transform == "agnesi" else design.r_max), -1.0
 
 
 def _keep(module: nn.Module, name: str, values: Tensor, trainable: bool, dtype: torch.dtype) -> None:

@@ -28,7 +28,7 @@ def atomic_basis(
     nodes, num_species = sizes
     products = (Y.unsqueeze(2) * R.unsqueeze(1)).flatten(1)
     A = R.new_zeros((nodes * num_species, products.shape[1]))
-    return A.index_add(0, receivers * num_species + species, products).view(nodes, -1)
+    return A.index_add(0, receivers * num_species + species, products).view(nodes, num_species * products.shape[1])
 
 
 class ReferenceCoupled(nn.Module):

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from equipot.design import Design
-from equipot.interactions import LayerPlan, plan_layers
+from equipot.interactions import CoupledPlan, LayerPlan, plan_coupled, plan_layers
 from equipot.interactions.pair_embedding import radial_inputs
 from equipot.kernels.polynomial import Product
 from equipot.models.potential import Potential
@@ -23,7 +23,8 @@ def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
         counted per edge    Y by its recurrence (in the total only, as all layers share it); the matrices of R;
                             coupling, one for each coefficient and channel; weighting by R with the pooling
         counted per atom    the matrices U, W, P, Q, V, D and S; the monomials of A, one each and channel, and their sum
-                            with the coefficients w·U, one for each component M, monomial and channel; readouts
+                            with the coefficients w·U, one for each component M, monomial and channel; readouts; with
+                            coupled channels two for each coupled component and for each product of two of them
         not counted         distances, radial basis, envelope and distance transform; activations, gates and norms;
                             N and its density; repulsion, scale and shift; and what is done once for each element:
                             the contraction w·U of path weights, the embedding, the matrices that S makes of it
@@ -43,9 +44,7 @@ def describe(design: Design, species: Sequence[int]) -> dict[str, Any]:
     species = tuple(sorted(set(species)))
     potential = Potential(design, _placeholder(species))
     counts = potential.parameter_counts()
-    plans = plan_layers(design, len(species))
-    orders = body_orders(design)
-    layers = [_describe_layer(design, plan, len(species), order) for plan, order in zip(plans, orders, strict=True)]
+    layers = _describe_layers(design, len(species))
     return {
         "axes": design.model_dump(mode="json"),
         "species": list(species),
@@ -87,6 +86,34 @@ def energy_body_order(design: Design) -> int | None:
     """Returns the highest body order of the energy, None if unbounded (an MLP readout makes it so)."""
     unbounded = design.readout in ("mlp", "mlp_bias") and design.readout_activation != "none"
     return None if unbounded else body_orders(design)[-1]
+
+
+def _describe_layers(design: Design, num_species: int) -> list[dict[str, Any]]:
+    orders = body_orders(design)
+    if design.channel_coupling == "coupled":
+        return [_describe_coupled(plan_coupled(design, num_species), orders[0])]
+    plans = plan_layers(design, num_species)
+    return [_describe_layer(design, plan, num_species, order) for plan, order in zip(plans, orders, strict=True)]
+
+
+def _describe_coupled(plan: CoupledPlan, order: int | None) -> dict[str, Any]:
+    """The one layer of linear ACE; its paths are the functions of each order, those of pairs first."""
+    product = plan.product
+    program, radial = product.program, product.num_radial
+    return {
+        "h_in": str(plan.h),
+        "A": " + ".join(
+            f"{product.num_species * radial}x{Irrep(ell, (-1) ** ell)}" for ell in range(product.max_ell + 1)
+        ),
+        "h_out": str(plan.out),
+        "paths": product.num_functions,
+        "radial_weights": radial,
+        "product_paths": {"0e": [plan.num_pair, *product.counts_by_order.values()]},
+        "body_order": order,
+        "exact": True,
+        "operations_per_edge": product.num_lm * radial + plan.num_pair,
+        "operations_per_atom": 2 * (len(program.dst) + program.num_pairs),
+    }
 
 
 def _describe_layer(design: Design, plan: LayerPlan, num_species: int, order: int | None) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from equipot.interactions import (
     Edges,
     Elements,
     ExactRadial,
-    Interaction,
     RadialSpline,
+    interaction_layers,
     num_knots,
-    plan_layers,
     radial_choice,
 )
 from equipot.kernels import threads
@@ -98,12 +97,13 @@ class Potential(nn.Module):
 
     def _build(self, dtype: torch.dtype) -> None:
         design, statistics = self.design, self.statistics
-        plans = plan_layers(design, len(statistics.species))
         self.embedding = element_embedding(design, len(statistics.species), dtype)
         sign = -1.0 if design.edge_vector == "to_receiver" else 1.0
         self.harmonics = EdgeHarmonicsOperation(design.max_ell, sign, dtype)
         self.radial_basis = RadialBasis(design, dtype)
-        self.layers = nn.ModuleList([Interaction(design, plan, statistics, dtype) for plan in plans])
+        layers = interaction_layers(design, statistics, dtype)
+        plans = [layer.plan for layer in layers]
+        self.layers = nn.ModuleList(layers)
         self.readouts = nn.ModuleList(
             [readout(design, plan.out, last=plan.index == design.layers - 1, dtype=dtype) for plan in plans]
         )

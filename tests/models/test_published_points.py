@@ -225,7 +225,8 @@ def _irreps_out(block: torch.nn.Module, width: int) -> o3.Irreps:
 
 
 def test_every_named_point_has_a_reference():
-    assert {name.split(",")[0] for name in CASES} == set(NAMED_POINTS)
+    """Linear ACE has no reference code with the same orthonormal functions; tests/models/test_linear_ace.py has it."""
+    assert {name.split(",")[0] for name in CASES} == set(NAMED_POINTS) - {"ace_linear"}
 
 
 @pytest.mark.parametrize("name", CASES)

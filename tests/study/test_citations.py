@@ -7,7 +7,7 @@ from equipot.points import NAMED_POINTS
 from equipot.study.citations import ACE, DESIGN_SPACE, MACE, NEQUIP, NEQUIX, papers
 
 OF_POINTS = {
-    "ace": ACE, "mace": MACE, "mace_nonlinear": MACE, "nequix": NEQUIX, "invariant": NEQUIP,
+    "ace": ACE, "ace_linear": ACE, "mace": MACE, "mace_nonlinear": MACE, "nequix": NEQUIX, "invariant": NEQUIP,
     **{name: NEQUIP for name in NAMED_POINTS if name.startswith("nequip")},
 }  # fmt: skip
 
