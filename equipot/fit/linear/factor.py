@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import blas
+from scipy.linalg import blas, lapack
 
 _BLOCK = 512
 """Width of the blocks that go through a factor together."""
@@ -60,15 +60,21 @@ class Factor:
         return blas.dtrsv(self.matrix, x, lower=0)[:-1]
 
     def inverse_diagonal(self) -> Float[np.ndarray, " column"]:
-        """Returns the diagonal of (XᵀX + Λ)⁻¹, the squared norms of the rows of U⁻¹, in blocks of its columns."""
+        """Returns the diagonal of (XᵀX + Λ)⁻¹, the squared norms of the rows of U⁻¹.
+
+        Block columns of U⁻¹ are formed from the diagonal upwards and forgotten: a third of P³ multiplications.
+        """
         size = len(self.matrix)
+        blocks = [slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)]
+        inverses = [lapack.dtrtri(self.matrix[block, block], lower=0)[0] for block in blocks]
         total = np.zeros(size)
-        for start in range(0, size - 1, _BLOCK):
-            width = min(_BLOCK, size - 1 - start)
-            right = np.zeros((size, width), order="F")
-            right[np.arange(start, start + width), np.arange(width)] = 1.0
-            inverse = blas.dtrsm(1.0, self.matrix, right, lower=0, overwrite_b=1)
-            total += np.einsum("pj,pj->p", inverse, inverse)
+        for last, block in enumerate(blocks):
+            column = np.zeros((block.stop, block.stop - block.start))
+            column[block] = np.triu(inverses[last])
+            for above in range(last - 1, -1, -1):
+                rows, below = blocks[above], slice(blocks[above].stop, block.stop)
+                column[rows] = -np.triu(inverses[above]) @ (self.matrix[rows, below] @ column[below])
+            total[: block.stop] += np.einsum("pj,pj->p", column, column)
         return total[:-1]
 
     def effective_parameters(self) -> float:

@@ -1,10 +1,10 @@
 """The strength of the prior: by the evidence of the data, or by the error of what is left out."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from equipot.errors import EquipotError
 from equipot.fit.linear.factor import Factor
@@ -14,8 +14,10 @@ _WORST = 1e200
 _STRIDE = float(np.log(100.0))
 _START, _GREATEST = 1e-8, 1e3
 """Of tr XᵀX: where the search begins, and its upper end; the lower end is the resolution of the problem."""
-_TOLERANCE = 0.1
-"""Of ln λ; both curves are flat at their best, so that it changes nothing that matters."""
+_MOST_STEPS = 12
+_NEAR, _TOLERANCE = 0.5, 0.1
+"""Of ln λ: the vertex of a parabola is the minimum when it is nearer to the best so far than the second, and that to
+another point than the first. Both curves are flat at their best, so that more changes nothing that matters."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Search:
 
     Attributes:
         strength: λ.
-        trace: Strengths that were tried and what they scored, in order of strength; less is better.
+        trace: Strengths that were tried and what they scored, in order of strength; less is better. λ itself is
+            between the best of them and their neighbours.
         at_end: Whether the best one is at an end of the range.
     """
 
@@ -102,7 +105,7 @@ def _scale(problem: Problem) -> float:
 
 
 def _search(score: Callable[[float], float], problem: Problem, told: Callable[[int], None]) -> Search:
-    """Goes downhill in steps of a factor of 100, then by Brent's method between the neighbours of the best."""
+    """Goes downhill in steps of a factor of 100, then by parabolas between the neighbours of the best."""
     known: dict[float, float] = {}
     scale = _scale(problem)
     low, high = np.log([problem.resolution * scale, _GREATEST * scale]).tolist()
@@ -122,7 +125,7 @@ def _search(score: Callable[[float], float], problem: Problem, told: Callable[[i
         best += step
     inside = low <= best - abs(step) and best + abs(step) <= high
     if inside and f(best) < min(f(best - step), f(best + step)):
-        best = _brent(f, best)
+        best = _between(f, best - _STRIDE, best, best + _STRIDE)
     trace = tuple((float(np.exp(x)), value) for x, value in sorted(known.items()) if value < _WORST)
     if not trace:
         raise SingularError(
@@ -132,13 +135,17 @@ def _search(score: Callable[[float], float], problem: Problem, told: Callable[[i
     return Search(float(np.exp(best)), trace, not inside)
 
 
-def _brent(f: Callable[[float], float], middle: float) -> float:
-    """Returns the minimum between the neighbours of a point that is below both, to a tolerance in x itself."""
-    shift = middle - 10.0  # Brent's tolerance is relative
-    found = minimize_scalar(
-        lambda x: f(float(x) + shift) if abs(x - 10.0) > 1e-9 else f(middle),
-        bracket=(10.0 - _STRIDE, 10.0, 10.0 + _STRIDE),
-        method="brent",
-        options={"xtol": _TOLERANCE / 10.0, "maxiter": 12},
-    )
-    return float(found.x) + shift if abs(found.x - 10.0) > 1e-9 else middle
+def _between(f: Callable[[float], float], a: float, b: float, c: float) -> float:
+    """Returns the minimum between a and c, given that b is below both: vertices of parabolas through the three best."""
+    for _ in range(_MOST_STEPS):
+        left, right = (b - a) * (f(b) - f(c)), (b - c) * (f(b) - f(a))
+        vertex = b - 0.5 * ((b - a) * left - (b - c) * right) / (left - right)
+        if abs(vertex - b) < _TOLERANCE and min(b - a, c - b) < _NEAR:
+            return vertex
+        x = min(max(vertex, a + 0.2 * (b - a)), c - 0.2 * (c - b))
+        x = x if abs(x - b) > _TOLERANCE else b + math.copysign(_NEAR / 2, x - b)
+        if f(x) < f(b):
+            a, b, c = (b, x, c) if x > b else (a, x, b)
+        else:
+            a, b, c = (a, b, x) if x > b else (x, b, c)
+    return b
