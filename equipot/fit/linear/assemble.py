@@ -81,7 +81,7 @@ class Assembly:
         Raises:
             EquipotError: A row is not finite.
         """
-        number = len(self._sizes) if indices is None else len(indices)
+        number = sum(map(len, self.groups(indices)))
         buffer = _Buffer(self.plan.block_rows, self.features.num_columns, sink)
         done = 0
         for group in self.groups(indices):

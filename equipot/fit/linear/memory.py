@@ -11,6 +11,8 @@ _SHARE = 0.6
 """Of the memory that is available, what matrices take where the user says nothing."""
 _LARGEST_BLOCK = 2.5e8
 """Bytes of a block of rows: large enough for the speed of matrix products, whatever the number of columns."""
+_MOST_ROWS = 16384
+"""Rows of the largest block; those that a model forms at once are half as many."""
 _FEWEST_ROWS = 32
 """Rows of the smallest block."""
 _PER_ROW = 2
@@ -74,8 +76,9 @@ def plan(columns: int, squares: int, rows: Sequence[int], max_memory_GB: float |
     if in_memory:
         left -= row * sum(rows)
     spare = left - least
-    model_rows = int(min(max(_LARGEST_BLOCK / row / _PER_ROW, largest), largest + spare / 2 / row / _PER_ROW))
-    block_rows = int(min(max(_LARGEST_BLOCK / row, _FEWEST_ROWS), _FEWEST_ROWS + spare / 2 / row, max(sum(rows), 1)))
+    wanted = min(_LARGEST_BLOCK / row, _MOST_ROWS)
+    model_rows = int(max(largest, min(wanted / _PER_ROW, largest + spare / 2 / row / _PER_ROW)))
+    block_rows = int(min(max(wanted, _FEWEST_ROWS), _FEWEST_ROWS + spare / 2 / row, sum(rows)))
     total = fixed + row * (block_rows + _PER_ROW * model_rows) + (row * sum(rows) if in_memory else 0)
     return Plan(block_rows, model_rows, total, in_memory or not keep)
 

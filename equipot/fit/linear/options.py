@@ -40,7 +40,7 @@ class LinearFitOptions(BaseModel):
     # the solver
     solver: Solver = Field(
         default="normal_equations",
-        description="normal_equations (fastest), qr (twice the digits, at three to five times the cost), lsqr "
+        description="normal_equations (fastest), qr (twice the digits, at two to four times the cost), lsqr "
         "(iterative, with all rows in memory or on disk) or ard (a prior strength for each weight; useless ones become "
         "zero)",
     )

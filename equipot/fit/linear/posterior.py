@@ -116,6 +116,10 @@ class Posterior:
             torch.where(volumes[:, None], σ_stress, torch.nan) if stress else σ_stress,
         )
 
+    def node_deviations(self, features: LinearFeatures, graph: Graph) -> Float[Tensor, " owned"]:
+        """Returns the standard deviation of the energy of each owned atom, eV."""
+        return self.variances(features.node_rows(graph)).sqrt()
+
     def calibrated(self, factor: float) -> "Posterior":
         """Returns the posterior with all standard deviations multiplied by a number."""
         return replace(self, noise=self.noise * factor)

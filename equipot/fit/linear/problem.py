@@ -147,7 +147,7 @@ class TriangularProblem:
         [ X ]  =  Q   [ 0  ]
 
     The condition number of X enters once: weights are exact to about 10⁻¹⁶ κ. It takes three square matrices, and
-    three to five times the time of the normal equations.
+    two to four times the time of the normal equations.
 
     Source: Demmel, Grigori, Hoemmen and Langou, SIAM J. Sci. Comput. 34, A206 (2012): QR of tall matrices in pieces.
     """
