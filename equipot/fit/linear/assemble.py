@@ -81,10 +81,10 @@ class Assembly:
         Raises:
             EquipotError: A row is not finite.
         """
-        number = sum(map(len, self.groups(indices)))
         buffer = _Buffer(self.plan.block_rows, self.features.num_columns, sink)
-        done = 0
-        for group in self.groups(indices):
+        groups = self.groups(indices)
+        done, number = 0, sum(map(len, groups))
+        for group in groups:
             self._group(group, buffer)
             done += len(group)
             self.progress("rows", done, number)
