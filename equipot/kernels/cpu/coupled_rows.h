@@ -5,10 +5,11 @@
 //
 // and applied to the derivatives of A, of which those by neighbours of one species are not zero in that species' block
 // alone: lanes are (component, edge) of one species, and what does not depend on it is left out.
-// Before this text come W and VECTORS, the most vectors of lanes at a time.
+// Before this text comes W.
 typedef double T;
 typedef Vec<T, W> V;
-enum { RUN = 64 };               // most functions that are added to rows at a time
+enum { RUN = 64, VECTORS = 2 };  // most functions that are added to rows at a time, and most vectors of lanes: with
+                                 // more of them the derivatives of large programs leave the second cache
 
 struct Part {                    // what depends on neighbours of one species: sparse rows of intermediates, then functions
     int64_t intermediates;
@@ -56,6 +57,7 @@ static inline __attribute__((always_inline)) void swap_blocks(V& x, V& y, std::i
 template <int B = W / 2>
 static inline __attribute__((always_inline)) void transpose(V* x) {
     if constexpr (B > 0) {
+#pragma GCC unroll 16
         for (int i = 0; i < W; ++i)
             if (!(i & B)) swap_blocks<B>(x[i], x[i + B], std::make_integer_sequence<int, W>());
         transpose<B / 2>(x);
@@ -86,9 +88,12 @@ struct Atom {
     int64_t node;
     T *m, *memory;
 
+    // Values and coefficients, so many that vectors behind them lie on whole lines of the cache.
+    static int64_t scalars(const Program& p) { return (p.slots + p.entries + 7) / 8 * 8; }
+
     static int64_t size(const Program& p) {
         const int64_t lanes = VECTORS * W;
-        return p.slots + p.entries + (p.slots + 2 * p.num_lm + 2 * p.num_n + RUN + W) * lanes + 9 * RUN;
+        return scalars(p) + (p.slots + 2 * p.num_lm + 2 * p.num_n + RUN + W) * lanes + 4 * RUN;
     }
 
     // The values of all slots, and the coefficients.
@@ -136,10 +141,12 @@ struct Atom {
 
     template <int N>
     inline __attribute__((always_inline)) void row(const Part& part, int64_t n, const T* t, V (&sum)[N]) const {
+#pragma GCC unroll 8
         for (int x = 0; x < N; ++x) sum[x] = V{};
         for (int32_t k = part.rows[n]; k < part.rows[n + 1]; ++k) {
             const T* from = t + int64_t(part.source[k]) * (N * W);
             const T c = m[part.k[k]];
+#pragma GCC unroll 8
             for (int x = 0; x < N; ++x) sum[x] += c * load<V>(from + x * W);
         }
     }
@@ -156,6 +163,7 @@ struct Atom {
         for (int64_t n = 0; n < part.intermediates; ++n, next += L) {
             V sum[N];
             row<N>(part, n, t, sum);
+#pragma GCC unroll 8
             for (int x = 0; x < N; ++x) store(next + x * W, sum[x]);
         }
         const Runs& runs = p.runs[edges.species[node] * p.num_species + species];
@@ -166,6 +174,7 @@ struct Atom {
                 for (int j = 0; j < W; ++j) {
                     V sum[N] = {};
                     if (f + j < size) row<N>(part, runs.row[runs.first[n] + f + j], t, sum);
+#pragma GCC unroll 8
                     for (int x = 0; x < N; ++x) block[x][j] = sum[x];
                 }
                 for (int x = 0; x < N; ++x) {
@@ -179,50 +188,55 @@ struct Atom {
 
     // Derivatives [lane][function] to the rows of senders, of this atom and of its system.
     void give(int64_t column, int size, int padded, const T* turned, const Lane* lane, int valid, T* sums) const {
-        const bool with_virial = out.virial;
-        std::memset(sums, 0, 9 * padded * sizeof(T));
-        T *force = sums, *virial = sums + 3 * padded;
-        for (int q = 0; q < valid; ++q, turned += padded) {
-            const int c = lane[q].component;
-            if (out.forces) {
-                T* row = lane[q].row + column;
-                int f = 0;
-                for (; f + W <= size; f += W) store(row + f, V(load<V>(row + f) - load<V>(turned + f)));
-                for (; f < size; ++f) row[f] -= turned[f];
-                T* mine = force + c * padded;
-                for (f = 0; f < padded; f += W) add(mine + f, load<V>(turned + f));
+        for (int q = 0; q < valid && out.forces; ++q) {
+            const T* from = turned + q * padded;
+            T* row = lane[q].row + column;
+            int f = 0;
+            for (; f + W <= size; f += W) store(row + f, V(load<V>(row + f) - load<V>(from + f)));
+            for (; f < size; ++f) row[f] -= from[f];
+        }
+        // lanes of one component are neighbours: their sums stay in registers
+        for (int begin = 0, end; begin < valid; begin = end) {
+            const int c = lane[begin].component;
+            for (end = begin + 1; end < valid && lane[end].component == c;) ++end;
+            for (int f = 0; f < padded; f += W) {
+                V sum = {}, own = {}, first = {}, second = {};
+                for (int q = begin; q < end; ++q) {
+                    const V t = load<V>(turned + q * padded + f);
+                    const T* r = lane[q].r;
+                    sum += t;
+                    own += r[c] * t;
+                    if (c > 0) first += r[0] * t;
+                    if (c > 1) second += r[1] * t;
+                }
+                store(sums + f, sum);
+                store(sums + padded + f, own);
+                store(sums + 2 * padded + f, first);
+                store(sums + 3 * padded + f, second);
             }
-            if (!with_virial) continue;
-            accumulate(virial + c * padded, lane[q].r[c], turned, padded);
-            if (c == 1) accumulate(virial + 5 * padded, lane[q].r[0], turned, padded);
+            if (out.forces) plus(out.forces + (node * 3 + c) * out.width + column, sums, size);
+            if (!out.virial) continue;
+            T* virial = out.virial + out.system[node] * 6 * out.width + column;
+            plus(virial + c * out.width, sums + padded, size);
+            if (c == 1) plus(virial + 5 * out.width, sums + 2 * padded, size);
             if (c == 2) {
-                accumulate(virial + 3 * padded, lane[q].r[1], turned, padded);
-                accumulate(virial + 4 * padded, lane[q].r[0], turned, padded);
+                plus(virial + 3 * out.width, sums + 3 * padded, size);
+                plus(virial + 4 * out.width, sums + 2 * padded, size);
             }
         }
-        for (int c = 0; c < 3 && out.forces; ++c)
-            plus(out.forces + (node * 3 + c) * out.width + column, force + c * padded, size);
-        for (int c = 0; c < 6 && with_virial; ++c)
-            plus(out.virial + (out.system[node] * 6 + c) * out.width + column, virial + c * padded, size);
-    }
-
-    static void accumulate(T* to, T r, const T* from, int size) {
-        for (int f = 0; f < size; f += W) add(to + f, V(r * load<V>(from + f)));
     }
 
     static void plus(T* to, const T* from, int size) {
-        for (int f = 0; f < size; ++f) to[f] += from[f];
+        int f = 0;
+        for (; f + W <= size; f += W) add(to + f, load<V>(from + f));
+        for (; f < size; ++f) to[f] += from[f];
     }
 
     void species(int64_t species, const int64_t* of, int64_t count) const {
         for (int64_t begin = 0; begin < 3 * count; begin += VECTORS * W) {
             const int valid = 3 * count - begin < VECTORS * W ? int(3 * count - begin) : VECTORS * W;
-            switch ((valid + W - 1) / W) {
-                case 1: lanes<1>(species, of, count, begin, valid); break;
-                case 2: lanes<2>(species, of, count, begin, valid); break;
-                case 3: lanes<3>(species, of, count, begin, valid); break;
-                default: lanes<4>(species, of, count, begin, valid);
-            }
+            if (valid > W) lanes<2>(species, of, count, begin, valid);
+            else lanes<1>(species, of, count, begin, valid);
         }
     }
 };
@@ -238,7 +252,7 @@ extern "C" void rows(const Program* program, const T* A, const Edges* edges, con
             for (int64_t n = units[unit]; n < units[unit + 1]; ++n) {
                 const int64_t i = order[n], first = edges->starts[i], last = edges->starts[i + 1];
                 if (first == last) continue;
-                const Atom atom = {p, *edges, *out, i, memory + p.slots, memory + p.slots + p.entries};
+                const Atom atom = {p, *edges, *out, i, memory + p.slots, memory + Atom::scalars(p)};
                 atom.linearise(A, memory);
                 for (int64_t s = 0; s < p.num_species; ++s) {
                     own.edges.clear();

@@ -17,8 +17,6 @@ from equipot.kernels.operators.coupled_rows import LIBRARY
 from equipot.kernels.threads import num_threads
 
 HEADER = Path(__file__).with_name("coupled_rows.h")
-VECTORS = 4
-"""Vectors of lanes at a time; the code has cases for up to so many."""
 RUN = 64
 """Most functions of a run, as in the code."""
 
@@ -26,7 +24,7 @@ RUN = 64
 def source(here: Target) -> str:
     """Returns the C++."""
     lanes = here.lanes(torch.float64)
-    return f"enum {{ W = {lanes}, VECTORS = {VECTORS} }};\n{HEADER.read_text(encoding='utf-8')}"
+    return f"enum {{ W = {lanes} }};\n{HEADER.read_text(encoding='utf-8')}"
 
 
 def sources(key: str, dtype: torch.dtype, here: Target, training: bool) -> list[str]:
