@@ -27,6 +27,7 @@ from equipot.errors import EquipotError
 from equipot.fit.linear import LinearFitOptions, LinearFitResult, fit_linear
 from equipot.fit.linear.around import Around
 from equipot.fit.linear.assemble import Progress, silent
+from equipot.fit.linear.uncertainty import EXACT, known
 from equipot.fit.linear.weighting import Weighting
 from equipot.fit.reporter import logging_to
 from equipot.models.linear import linear_features
@@ -137,6 +138,7 @@ def linear_model(config: Config, prepared: Prepared) -> tuple[Potential, LinearF
         )
     if potential.dtype != torch.float64:
         potential = converted(potential, torch.float64)
+    potential.uncertainty = None
     potential.eval().requires_grad_(False)
     return potential, linear_features(potential)
 
@@ -159,13 +161,24 @@ def _fit(config: Config, prepared: Prepared, progress: Progress) -> tuple[Linear
     options = config.linear or LinearFitOptions()
     potential, features = linear_model(config, prepared)
     data, fitted_features = prepared.data, features
+    trained = config.start is not None and features.num_columns <= EXACT
+    calibrate = options.calibrate and not trained  # otherwise `known` does it
     if config.start is not None:
         fitted_features = Around(features, potential, keep=options.keep_weights)
     with potential.at_work():
-        fitted = fit_linear(fitted_features, data.train, data.valid, options, progress)
+        chosen = options.model_copy(update={"calibrate": calibrate})
+        fitted = fit_linear(fitted_features, data.train, data.valid, chosen, progress)
+        sets, species = (data.train, data.valid), potential.statistics.species
+        found = known(fitted, features, sets, species, options, trained=trained)
     if potential is not prepared.potential:
         prepared.potential.load_state_dict(potential.state_dict())
-    return fitted, {"options": options.model_dump(mode="json"), **fitted.facts(), "peak_memory_GB": _peak_memory()}
+    prepared.potential.uncertainty = found.uncertainty
+    facts = {
+        "options": options.model_dump(mode="json"), **fitted.facts(), "uncertainty": found.facts,
+        "contributions_eV": {str(group): value for group, value in found.contributions.items()},
+        "peak_memory_GB": _peak_memory(),
+    }  # fmt: skip
+    return fitted, facts
 
 
 def _write(config: Config, prepared: Prepared, facts: dict[str, Any], folder: Path) -> None:

@@ -46,12 +46,12 @@ from equipot.memory import keep_freed_memory
 from equipot.models.model_file import as_device, as_dtype, load_potential, save_potential
 from equipot.models.potential import Potential
 from equipot.run_record import Warnings, announce, data_facts, write_json, write_text
-from equipot.run_report import duration
 from equipot.run_stages import MODEL, Prepared, TrainResult, finish, on_backend, start_structure
 from equipot.starting_model import chosen_radial, compare, resumed, started, write_start
 from equipot.study.cost import estimate, fastest_training_threads, threads
 from equipot.study.evaluate import frame_infos
 from equipot.study.predictions import check_scan
+from equipot.study.style import duration
 
 logger = logging.getLogger("equipot.pipeline")
 

@@ -13,6 +13,7 @@ from equipot.deploy.md_files import THERMO, read_thermo
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.fit.run import METRICS
+from equipot.linear_report import fit_headline, fit_of, uncertainty_of
 from equipot.models import describe
 from equipot.models.model_file import ModelHeader, read_model_header
 from equipot.points import named_point, nearest_point
@@ -21,7 +22,7 @@ from equipot.statistics import Statistics
 from equipot.study.citations import papers
 from equipot.study.predictions import Predictions, ScanPath
 from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, write_report
-from equipot.study.style import fixed, significant
+from equipot.study.style import duration, fixed, significant
 
 Json = dict[str, Any]
 
@@ -56,9 +57,11 @@ def run_content(folder: Path) -> Content:
     return Content(
         title=run.get("title") or folder.resolve().name,
         subtitle=_subtitle(point, data, statistics),
-        headlines=_headlines(errors, described, run, dynamics),
+        headlines=_headlines(errors, described, run, dynamics, fit_headline(folder)),
         warnings=[*run.get("problems", []), *_doubts(run), *run.get("warnings", [])],
         records=_records(folder / METRICS),
+        fit=fit_of(folder, header.design.channel_coupling == "coupled"),
+        uncertainty=uncertainty_of(folder),
         errors=errors,
         predictions=_predictions(folder / "predictions", list(errors)),
         scan=[ScanPath.from_dict(path) for path in scan.get("paths", [])],
@@ -106,7 +109,7 @@ _USES = (("train", "training"), ("valid", "validation"))
 
 
 def _headlines(
-    errors: Mapping[str, SetErrors], described: Json, run: Json, dynamics: Dynamics | None
+    errors: Mapping[str, SetErrors], described: Json, run: Json, dynamics: Dynamics | None, linear: list[Headline]
 ) -> list[Headline]:
     found = []
     if "valid" in errors:
@@ -131,20 +134,13 @@ def _headlines(
         threads = _several(run["threads"], "thread")
         note = f"{fit['epochs']} epochs, {significant(fit['steps'])} steps; {run['device']}, {threads}"
         found.append(Headline("Training", *duration(fit["seconds"]), note))
+    found += linear
     if dynamics is not None and len(dynamics.thermo["time_fs"]):
         length = float(dynamics.thermo["time_fs"][-1]) / 1000.0
         note = "stable" if dynamics.status == "finished" else dynamics.status
         target = "" if dynamics.target is None else f" at {dynamics.target:g} K"
         found.append(Headline("Molecular dynamics", significant(length), "ps", note + target))
     return found
-
-
-def duration(seconds: float) -> tuple[str, str]:
-    """Returns a time as number and unit."""
-    for limit, size, unit in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (float("inf"), 3600.0, "h")):
-        if seconds < limit:
-            return significant(seconds / size), unit
-    return significant(seconds), "s"
 
 
 def _doubts(run: Json) -> list[str]:
@@ -328,4 +324,4 @@ _ENDINGS = {
     "interrupted": "interrupted",
 }  # fmt: skip
 
-__all__ = ["cited", "data_tables", "duration", "model_tables", "provenance", "run_content", "write_run_report"]
+__all__ = ["cited", "data_tables", "model_tables", "provenance", "run_content", "write_run_report"]

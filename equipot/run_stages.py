@@ -30,10 +30,13 @@ from equipot.fit.train import FitResult
 from equipot.kernels.backend import choice_of, use_backend
 from equipot.models.model_file import read_model_header, save_potential
 from equipot.models.potential import Potential
+from equipot.models.uncertainty import Uncertainty
 from equipot.run_record import Warnings, in_words, md_facts, read_json, write_json
-from equipot.run_report import duration, write_run_report
-from equipot.study.evaluate import evaluate_scan, evaluate_set
+from equipot.run_report import write_run_report
+from equipot.study.evaluate import Evaluated, evaluate_scan, evaluate_set
 from equipot.study.predictions import ScanPath
+from equipot.study.style import duration
+from equipot.study.uncertainty import calibration_in_words, deviations
 
 logger = logging.getLogger("equipot.pipeline")
 
@@ -151,8 +154,12 @@ def finish(
     folder = result.folder
     prepared.potential.eval().requires_grad_(False)
     if result.outcome()["status"] != "interrupted":
+        found: dict[str, Evaluated] = {}
         with _stage("evaluation", result):
-            _evaluate(prepared, result)
+            found = _evaluate(prepared, result)
+        if prepared.potential.uncertainty is not None:
+            with _stage("uncertainty", result):
+                _uncertainty(prepared.potential, prepared.potential.uncertainty, found, result)
         if config.scan is not None:
             with _stage("scan", result):
                 _scan(config, prepared.potential, result)
@@ -180,15 +187,29 @@ def _stage(name: str, result: RunResult) -> Iterator[None]:
         logger.error(problem, exc_info=None if isinstance(error, EquipotError) else error)
 
 
-def _evaluate(prepared: Prepared, result: RunResult) -> None:
+def _evaluate(prepared: Prepared, result: RunResult) -> dict[str, Evaluated]:
     data, document = prepared.data, {}
+    sets = {}
     for name, dataset in {"train": data.train, "valid": data.valid, **data.tests}.items():
         found = evaluate_set(prepared.potential, dataset)
         found.predictions.save(result.folder / "predictions" / f"{quote(name, safe=' ')}.npz")
-        result.errors[name] = found.table.total
+        result.errors[name], sets[name] = found.table.total, found
         document[name] = found.as_dict()
         logger.info("errors of %s (%d structures): %s", name, len(dataset), in_words(found.table.total))
     write_json(result.folder / "errors.json", document)
+    return sets
+
+
+def _uncertainty(potential: Potential, uncertainty: Uncertainty, sets: dict[str, Evaluated], result: RunResult) -> None:
+    """Compares errors with deviations on the structures that the weights were not fitted to."""
+    document = {}
+    for name, evaluated in sets.items():
+        if name != "train":
+            found = deviations(potential, uncertainty, evaluated.dataset, evaluated.predictions)
+            found.save(result.folder / "uncertainty" / f"{quote(name, safe=' ')}.npz")
+            document[name] = found.as_dict()
+            logger.info("uncertainty of %s: %s", name, calibration_in_words(found))
+    write_json(result.folder / "uncertainty.json", document)
 
 
 def _scan(config: Config, potential: Potential, result: RunResult) -> None:

@@ -119,6 +119,7 @@ def compare(facts: Mapping[str, Any], best_loss: float, *, kept: bool) -> None:
 
 def _load(config: Config, start: StartOptions) -> Potential:
     potential = load_potential(start.model, dtype=config.run.dtype).train()
+    potential.uncertainty = None  # it was that of other weights
     potential.choose_radial(chosen_radial(config, potential.radial, None))
     found = sha256(start.model)
     if start.sha256 not in (None, found):

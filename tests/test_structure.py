@@ -23,7 +23,7 @@ FLOORS = [
     {"convert", "data", "fit"},
     {"study", "deploy"},
     {
-        "config", "config_paths", "linear_pipeline",
+        "config", "config_paths", "linear_pipeline", "linear_report",
         "start_options", "starting_model", "yaml_file", "pipeline", "run_record", "run_report", "run_stages",
         "cli", "__init__", "__main__",
     },

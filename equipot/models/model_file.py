@@ -1,13 +1,15 @@
 """The model file: one safetensors file that holds a potential, what it is, and where it came from.
 
-Tensors are named ``potential.<state name>`` and ``selftest.<name>``; the metadata of the file holds one JSON
-document (`ModelHeader`) under the key ``equipot`` and a SHA-256 checksum over that document and all tensors
-under the key ``sha256``. Nothing in it is ever unpickled or executed.
+Tensors are named ``potential.<state name>``, ``selftest.<name>`` and, where a model says how uncertain it is,
+``uncertainty.<name>``; the metadata of the file holds one JSON document (`ModelHeader`) under the key ``equipot`` and
+a SHA-256 checksum over that document and all tensors under the key ``sha256``. Nothing in it is ever unpickled or
+executed.
 
 The format is versioned: a file of an older ``format_version`` is lifted to the present one by the functions
 in `UPGRADES`, one step each; a newer file is refused with a clear error.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -30,6 +32,7 @@ from equipot.kernels.backend import use_backend
 from equipot.kernels.operations import follow_backend
 from equipot.models.potential import Potential
 from equipot.models.self_test import check_self_test, self_test_tensors
+from equipot.models.uncertainty import Uncertainty
 from equipot.statistics import Statistics
 from equipot.units import UNITS
 
@@ -41,6 +44,7 @@ _CHECKSUM = "sha256"
 _STATE = "potential."
 _CONVERT = " A model of mace-torch, nequip, BOTNet or Nequix becomes one with: equipot convert."
 _SELF_TEST = "selftest."
+_UNCERTAINTY = "uncertainty."
 _PACKAGES = ("equipot", "torch", "numpy", "ase", "vesin", "safetensors")
 
 Tensors = dict[str, torch.Tensor]
@@ -93,9 +97,7 @@ def save_potential(
     Raises:
         EquipotError: `provenance` cannot be written as JSON, or a parameter is not finite.
     """
-    state = {
-        _STATE + name: tensor.detach().cpu().contiguous().clone() for name, tensor in potential.state_dict().items()
-    }
+    state = {_prefixed(name): t.detach().cpu().contiguous().clone() for name, t in potential.state_dict().items()}
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise EquipotError(
@@ -148,6 +150,8 @@ def load_potential(
     state = _under(tensors, _STATE)
     potential = Potential(header.design, header.statistics, dtype=as_dtype(dtype or header.dtype), radial=header.radial)
     _fill(potential, state, header, Path(path))
+    if uncertain := _under(tensors, _UNCERTAINTY):
+        potential.uncertainty = Uncertainty(**uncertain)
     potential = potential.to(as_device(device)).eval()
     if backend is not None:
         use_backend(potential, backend, training=False)
@@ -175,6 +179,8 @@ def converted(potential: Potential, dtype: torch.dtype | str, device: torch.devi
     """
     state = {name: tensor.detach().cpu() for name, tensor in potential.state_dict().items()}
     result = Potential(potential.design, potential.statistics, dtype=as_dtype(dtype), radial=potential.radial)
+    if potential.uncertainty is not None:
+        result.uncertainty = copy.deepcopy(potential.uncertainty).cpu()
     result.load_state_dict(state)
     before = next(potential.parameters()).device
     place = before if device is None else as_device(device)
@@ -226,9 +232,6 @@ def as_device(device: torch.device | str) -> torch.device:
     return place
 
 
-# ------------------------------------------------------------------------------------------------- writing
-
-
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -256,9 +259,6 @@ def _digest(document: str, tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------- reading
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[ModelHeader, Tensors]:
@@ -375,6 +375,10 @@ def _header(document: dict[str, Any], path: Path) -> ModelHeader:
             f"{path}: this equipot does not understand the header entry '{place}' ({first['msg']}). "
             "The file was changed by hand or written by another version of equipot."
         ) from error
+
+
+def _prefixed(name: str) -> str:
+    return name if name.startswith(_UNCERTAINTY) else _STATE + name
 
 
 def _under(tensors: Tensors, prefix: str) -> Tensors:

@@ -30,6 +30,7 @@ from equipot.kernels.reference import group_by_species
 from equipot.models.embedding import element_embedding
 from equipot.models.readout import readout
 from equipot.models.repulsion import repulsion
+from equipot.models.uncertainty import Uncertainty
 from equipot.statistics import Statistics
 
 
@@ -53,6 +54,8 @@ class Potential(nn.Module):
         E_i = E0_{z_i} + scale_{z_i} Σ_t readout_t(h_i^(t)) + shift_{z_i} + pair repulsion
 
     The pair repulsion is multiplied by the scale too where the design says `repulsion_scaled`.
+
+    `uncertainty` is that of its weights if they were fitted (`equipot fit`), else None; no prediction depends on it.
 
     Called with a graph and its edge vectors it returns one energy per owned atom; forces and stress come
     from `equipot.geometry.evaluate`, which is all that knows about derivatives.
@@ -93,6 +96,7 @@ class Potential(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(dtype)
+        self.uncertainty: Uncertainty | None = None
         self.choose_radial(radial)
 
     def _build(self, dtype: torch.dtype) -> None:

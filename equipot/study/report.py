@@ -9,8 +9,17 @@ import jinja2
 import numpy as np
 
 from equipot.study import figures
+from equipot.study.linear import (
+    CALIBRATION_COLUMNS,
+    LinearFit,
+    calibration_panels,
+    calibration_rows,
+    fit_panels,
+    in_words,
+)
 from equipot.study.predictions import Predictions, Quantity, ScanPath
 from equipot.study.style import Panel, significant
+from equipot.study.uncertainty import SetDeviations
 
 ERROR_COLUMNS = (
     ("energy_rmse_meV_per_atom", "E RMSE", "meV/atom"),
@@ -98,6 +107,8 @@ class Content:
         headlines: Numbers at the top.
         warnings: What the reader should know before using the numbers.
         records: Lines of metrics.jsonl.
+        fit: The linear fit, if it was one.
+        uncertainty: Deviations on each data set.
         errors: Errors of each data set, in the order to be shown.
         predictions: Predictions for each data set.
         scan: Paths with reference energies.
@@ -116,6 +127,8 @@ class Content:
     headlines: Sequence[Headline] = ()
     warnings: Sequence[str] = ()
     records: Sequence[Mapping[str, Any]] = ()
+    fit: LinearFit | None = None
+    uncertainty: Mapping[str, SetDeviations] = field(default_factory=dict)
     errors: Mapping[str, SetErrors] = field(default_factory=dict)
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     scan: Sequence[ScanPath] = ()
@@ -151,6 +164,7 @@ def render(content: Content) -> str:
     template = environment.get_template("report.html.j2")
     return template.render(
         content=content, panels=panels(content), columns=error_columns(content.errors), colours=_colours(content),
+        calibration=_calibration(content.uncertainty), calibrated=in_words(content.uncertainty),
     )  # fmt: skip
 
 
@@ -162,9 +176,12 @@ def panels(content: Content) -> dict[str, list[Panel]]:
     return {
         "errors": figures.errors_by_set(totals) + figures.force_errors_by_element(elements),
         "curves": figures.learning_curves(content.records) if len(content.records) else [],
+        "fit": fit_panels(content.fit),
         "energies": _parity(content, colours, "energies"),
         "forces": _parity(content, colours, "forces"),
         "stresses": _parity(content, colours, "stresses"),
+        "energy deviations": calibration_panels(content.uncertainty, colours, "energies"),
+        "force deviations": calibration_panels(content.uncertainty, colours, "forces"),
         "scan": [
             figures.scan(p.name, content.scan_label, p.x, p.energy_reference, p.energy_predicted) for p in content.scan
         ],
@@ -173,7 +190,11 @@ def panels(content: Content) -> dict[str, list[Panel]]:
 
 
 def _colours(content: Content) -> dict[str, str]:
-    return figures.palette(list(dict.fromkeys([*content.errors, *content.predictions])))
+    return figures.palette(list(dict.fromkeys([*content.errors, *content.predictions, *content.uncertainty])))
+
+
+def _calibration(sets: Mapping[str, SetDeviations]) -> Table | None:
+    return Table("", CALIBRATION_COLUMNS, calibration_rows(sets)) if sets else None
 
 
 def _parity(content: Content, colours: Mapping[str, str], quantity: Quantity) -> list[Panel]:

@@ -166,6 +166,14 @@ def significant(value: Any, digits: int = 3) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
+def duration(seconds: float) -> tuple[str, str]:
+    """Returns a time as number and unit."""
+    for limit, size, unit in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (float("inf"), 3600.0, "h")):
+        if seconds < limit:
+            return significant(seconds / size), unit
+    return significant(seconds), "s"
+
+
 def tick(value: float) -> str:
     """Returns a tick label without mathematics: 0.002, 35, 12000, 3·10⁻⁵."""
     if value == 0 or 1e-4 <= abs(value) < 1e5:

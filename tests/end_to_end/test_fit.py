@@ -13,6 +13,7 @@ from equipot.linear_pipeline import linear_fit
 from equipot.models.model_file import load_potential, read_model_header
 from equipot.pipeline import train
 from equipot.start_options import sha256
+from equipot.study.uncertainty import SetDeviations
 
 QUICK = ["md=false", "run.threads=1", "data.valid=0.3"]
 
@@ -58,8 +59,33 @@ def test_the_run_folder_says_all(run, refitted):
     assert again.run.dtype == "float32"
     assert {path.name for path in refitted.folder.iterdir()} == {
         "config.yaml", "data.json", "equipot.log", "errors.json", "linear.json", "model.equipot", "predictions",
-        "report.html", "run.json", "start.json",
+        "report.html", "run.json", "start.json", "uncertainty", "uncertainty.json",
     }  # fmt: skip
+
+
+def test_it_says_how_uncertain_it_is(run, refitted):
+    """Errors of the validation structures set the scale; other structures are judged by it."""
+    document = json.loads((refitted.folder / "uncertainty.json").read_text(encoding="utf-8"))
+    assert list(document) == ["valid", "hot"]
+    for kind in ("energies", "forces"):
+        assert 0.3 < document["valid"][kind]["ratio"] < 3.0
+        assert document["hot"][kind]["rms_deviation"] > document["valid"][kind]["rms_deviation"]
+    assert document["hot"]["largest_extrapolation"] > 1.0
+    found = SetDeviations.load(refitted.folder / "uncertainty" / "hot.npz")
+    assert found.as_dict()["forces"] == pytest.approx(document["hot"]["forces"], rel=1e-5)
+    facts = json.loads((refitted.folder / "linear.json").read_text(encoding="utf-8"))["uncertainty"]
+    assert (facts["members"], facts["exact"]) == (20, True)
+    assert load_potential(refitted.model).uncertainty.factor.shape == (20, 20)
+    page = refitted.report.read_text(encoding="utf-8")
+    for part in ("Linear fit", "condition number", "calibration-forces-hot", "How the strength of the prior was found"):
+        assert part in page
+    assert 'id="curves"' not in page
+
+
+def test_a_model_that_is_trained_further_says_nothing_old(refitted, files, tmp_path):
+    more = [f"start.model={refitted.model}", *QUICK, "fit.max_epochs=1", "fit.keep_start=false"]
+    result = train(Config.from_files([files / "train.extxyz"], more), tmp_path / "run")
+    assert load_potential(result.model).uncertainty is None
 
 
 def test_weights_are_kept_where_only_their_uncertainty_is_wanted(run, files, tmp_path):
@@ -70,6 +96,7 @@ def test_weights_are_kept_where_only_their_uncertainty_is_wanted(run, files, tmp
     own, new = load_potential(run.model).state_dict(), load_potential(result["model"]).state_dict()
     assert all(torch.equal(value, new[name]) for name, value in own.items())
     assert result["linear"]["options"]["keep_weights"]
+    assert result["linear"]["uncertainty"]["error_over_deviation"].keys() == {"energy", "forces"}
 
 
 def test_the_size_of_a_fit_without_one(run, files, tmp_path):

@@ -1,0 +1,144 @@
+"""From a finished fit to what its model says about its own errors."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float
+from torch import Tensor
+
+from equipot.data.dataset import Dataset
+from equipot.fit.linear.fit import LinearFitResult
+from equipot.fit.linear.options import LinearFitOptions
+from equipot.fit.linear.posterior import Posterior
+from equipot.fit.linear.rigidity import rigidity
+from equipot.models.linear_features import LinearFeatures
+from equipot.models.uncertainty import Uncertainty
+
+EXACT = 1024
+"""Of more weights a committee stands for their covariance."""
+_ELEMENTS = 2e7
+"""Numbers in a block of rows."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a fitted model beside its weights.
+
+    Attributes:
+        uncertainty: Of its predictions; None where the fit has no posterior.
+        facts: How it was found, as JSON can hold it.
+        contributions: Root mean square of what the weights of each group add to the energies of training atoms, eV.
+    """
+
+    uncertainty: Uncertainty | None
+    facts: dict[str, Any]
+    contributions: dict[int, float]
+
+
+def known(
+    fitted: LinearFitResult,
+    features: LinearFeatures,
+    sets: tuple[Dataset, Dataset],
+    species: tuple[int, ...],
+    options: LinearFitOptions,
+    *,
+    trained: bool,
+) -> Known:
+    """Returns the uncertainty of a fitted model, and what its weights contribute.
+
+    Args:
+        fitted: The fit.
+        features: The model, with the fitted weights.
+        sets: Training and validation structures.
+        species: Atomic numbers of the model's elements, ascending.
+        options: Of the fit.
+        trained: Whether the model was trained before, so that the prior of its last weights says nothing about them and
+            its strength is found from validation errors.
+    """
+    train, valid = sets
+    factor, facts = None, {}
+    if fitted.posterior is not None:
+        found = rigidity(fitted.posterior, features, valid) if trained and options.calibrate else None
+        if found is not None:
+            factor, facts = _members(found.factor, options), found.facts()
+        else:
+            factor, facts = _posterior_factor(fitted, fitted.posterior, options)
+        facts = {**facts, "members": factor.shape[1], "exact": len(fitted.posterior.columns) <= EXACT}
+    limits, contributions = _atoms(features, train, factor, species)
+    if factor is None:
+        return Known(None, {}, contributions)
+    symbols = [chemical_symbols[z] for z in species]
+    facts["largest_deviation_eV"] = dict(zip(symbols, limits.tolist(), strict=True))
+    return Known(Uncertainty(factor, limits), facts, contributions)
+
+
+def _posterior_factor(
+    fitted: LinearFitResult, posterior: Posterior, options: LinearFitOptions
+) -> tuple[Float[Tensor, "weight member"], dict[str, Any]]:
+    """Returns the factor of the covariance that validation errors scale, energies and forces counting equally."""
+    found = fitted.calibration
+    α = {} if found is None else {k: a for k, a in found._asdict().items() if a and k != "stress"}
+    scale = math.sqrt(sum(a**2 for a in α.values()) / len(α)) if α else 1.0
+    columns = len(posterior.columns)
+    noise = np.eye(columns) if columns <= EXACT else _normal(columns, options)
+    steps = torch.from_numpy(posterior.factor.colour(noise))
+    kept = torch.from_numpy(posterior.columns)
+    factor = torch.zeros(len(posterior.mean), noise.shape[1], dtype=torch.float64)
+    factor[kept] = scale * posterior.noise * steps / posterior.penalties[kept, None]
+    ratios = {kind: a / scale for kind, a in α.items()}
+    return factor, {"prior_strength": fitted.solution.strength, "scale": scale, "error_over_deviation": ratios}
+
+
+def _members(factor: Float[Tensor, "weight weight"], options: LinearFitOptions) -> Float[Tensor, "weight member"]:
+    """Returns a factor as it is, or a committee drawn from its covariance where it is large."""
+    columns = factor.shape[1]
+    return factor if columns <= EXACT else factor @ torch.from_numpy(_normal(columns, options))
+
+
+def _normal(columns: int, options: LinearFitOptions) -> Float[np.ndarray, "weight member"]:
+    draws = np.random.default_rng(options.seed).standard_normal((columns, options.committee))
+    return draws / math.sqrt(options.committee)
+
+
+@torch.no_grad()
+def _atoms(
+    features: LinearFeatures, train: Dataset, factor: Tensor | None, species: tuple[int, ...]
+) -> tuple[Float[Tensor, " species"], dict[int, float]]:
+    """Returns the largest deviation of an atom's energy by element, and the contribution of each group of weights."""
+    groups, group_of = features.orders.unique(return_inverse=True)
+    w = features.weights()
+    limits = torch.zeros(len(species), dtype=torch.float64)
+    squares = torch.zeros(len(groups), dtype=torch.float64)
+    count = 0
+    for indices in _blocks(features, train):
+        graph = train.batch(indices).graph
+        rows = features.node_rows(graph)
+        parts = rows.new_zeros(len(rows), len(groups)).index_add(1, group_of, rows * w)
+        squares += parts.square().sum(dim=0)
+        count += len(rows)
+        if factor is not None:
+            deviations = torch.linalg.vector_norm(rows @ factor, dim=1)
+            for index, z in enumerate(species):
+                own = deviations[graph.atomic_numbers == z]
+                limits[index] = max(float(limits[index]), float(own.max()) if len(own) else 0.0)
+    contributions = (squares / max(count, 1)).sqrt().tolist()
+    return limits, dict(zip(groups.tolist(), contributions, strict=True))
+
+
+def _blocks(features: LinearFeatures, dataset: Dataset) -> Iterator[list[int]]:
+    """Yields structures of not too many atoms together."""
+    most = min(features.atoms_at_once, _ELEMENTS / features.num_columns)
+    block: list[int] = []
+    atoms = 0
+    for index, number in enumerate(dataset.num_atoms.tolist()):
+        if block and atoms + number > most:
+            yield block
+            block, atoms = [], 0
+        block.append(index)
+        atoms += number
+    yield block

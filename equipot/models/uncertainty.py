@@ -1,0 +1,74 @@
+"""Uncertainty of what is linear in fitted weights: standard deviations, and how far an atom is from those fitted."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipot.geometry import Graph
+from equipot.models.linear_features import LinearFeatures
+
+
+class Deviations(NamedTuple):
+    """Standard deviations of what a potential predicts, all float64.
+
+    Attributes:
+        energy: Of each system's energy, eV.
+        node_energy: Of each owned atom's energy, eV.
+        forces: Of each component of the forces, eV/Å; NaN where they were not asked for.
+        extrapolation: Of each owned atom's energy, over the largest of an atom of its element in the training set:
+            above 1 the surroundings are unlike all that were fitted.
+    """
+
+    energy: Float[Tensor, " system"]
+    node_energy: Float[Tensor, " owned"]
+    forces: Float[Tensor, "node xyz"]
+    extrapolation: Float[Tensor, " owned"]
+
+
+class Uncertainty(nn.Module):
+    r"""The covariance of fitted weights as a factor: cov(w) = L Lᵀ.
+
+        σ²(x · w) = ‖x L‖²
+
+    L is the whole factor of the covariance, or has a column (w_m − w) / √M for each of M members of a committee drawn
+    from the posterior, which estimates σ within 1/√(2M).
+
+    Args:
+        factor: L, as scaled to the errors of left-out structures.
+        limits: Largest σ of an atom's energy in the training set, for each element, eV.
+
+    Source: linear models: Bishop, *Pattern Recognition and Machine Learning* (2006), Eq. 3.59; last layers of networks:
+    Bigi et al., Mach. Learn.: Sci. Technol. 5, 045018 (2024).
+    """
+
+    factor: Tensor
+    limits: Tensor
+
+    def __init__(self, factor: Float[Tensor, "weight member"], limits: Float[Tensor, " species"]) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor.double())
+        self.register_buffer("limits", limits.double())
+
+    def forward(self, features: LinearFeatures, graph: Graph, species: Tensor, *, forces: bool = False) -> Deviations:
+        """Returns the deviations of a batch.
+
+        Args:
+            features: The potential as a linear model.
+            graph: The batch.
+            species: Index of each owned atom's element.
+            forces: Whether deviations of the forces are wanted, which cost a derivative for each weight.
+        """
+        by_atom = features.node_rows(graph) @ self.factor
+        system = graph.system[: graph.num_owned]
+        by_system = by_atom.new_zeros(graph.num_systems, by_atom.shape[1]).index_add(0, system, by_atom)
+        node_energy = torch.linalg.vector_norm(by_atom, dim=1)
+        by_force = torch.full((graph.num_nodes, 3), torch.nan, dtype=torch.float64)
+        if forces:
+            rows = features.rows(graph, forces=True, stress=False).forces
+            by_force = torch.linalg.vector_norm(rows @ self.factor, dim=1).unflatten(0, (-1, 3))
+        return Deviations(
+            torch.linalg.vector_norm(by_system, dim=1), node_energy, by_force,
+            node_energy / self.limits.index_select(0, species),
+        )  # fmt: skip

@@ -1,0 +1,249 @@
+"""Errors of a potential beside what it says about them: arrays for figures and files, and numbers for words."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+
+from equipot.data.dataset import Dataset
+from equipot.errors import EquipotError
+from equipot.models.linear import linear_features
+from equipot.models.linear_features import LinearFeatures
+from equipot.models.model_file import converted
+from equipot.models.potential import Potential
+from equipot.models.uncertainty import Uncertainty
+from equipot.study.predictions import Predictions
+from equipot.study.style import significant
+from equipot.units import MEV
+
+Kind = Literal["energies", "forces"]
+KINDS: tuple[Kind, ...] = ("energies", "forces")
+UNITS_OF = {"energies": "eV/atom", "forces": "eV/Å"}
+
+_NUMBERS = 40_000_000
+"""In the rows of a block: 320 MB."""
+
+MOST_ATOMS = 5000
+"""Deviations of forces are those of structures with so many atoms in all, evenly spaced in a set."""
+
+
+class Calibrated(NamedTuple):
+    """How errors and deviations compare.
+
+    Attributes:
+        number: How many.
+        rms_error: Of energies per atom eV/atom, of force components eV/Å.
+        rms_deviation: The same of what was said.
+        ratio: The first over the second; above 1 the model thinks too well of itself.
+        rank_correlation: Spearman's, of absolute error and deviation; None where one of them does not vary.
+    """
+
+    number: int
+    rms_error: float
+    rms_deviation: float
+    ratio: float | None
+    rank_correlation: float | None
+
+
+@dataclass(frozen=True)
+class SetDeviations:
+    """Standard deviations on one set of structures; NaN where they were not asked for.
+
+    Attributes:
+        num_atoms: Atoms of each structure.
+        energy: Of the energy of each structure, eV.
+        node_energy: Of the energy of each atom, eV.
+        forces: Of each component, [node 3], eV/Å.
+        extrapolation: Of each atom; above 1 it is unlike all that were fitted.
+        energy_error: Predicted minus reference, eV; NaN without label.
+        forces_error: Likewise, [node 3], eV/Å.
+    """
+
+    num_atoms: np.ndarray
+    energy: np.ndarray
+    node_energy: np.ndarray
+    forces: np.ndarray
+    extrapolation: np.ndarray
+    energy_error: np.ndarray
+    forces_error: np.ndarray
+
+    def pairs(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+        """Returns absolute errors and deviations where both are known, flat; energies per atom."""
+        if kind == "energies":
+            error, deviation = self.energy_error / self.num_atoms, self.energy / self.num_atoms
+        else:
+            error, deviation = self.forces_error.ravel(), self.forces.ravel()
+        known = np.isfinite(error) & np.isfinite(deviation)
+        return np.abs(error[known]), deviation[known]
+
+    def calibrated(self, kind: Kind) -> Calibrated | None:
+        """Returns how the errors of a kind compare with what was said; None without any."""
+        error, deviation = self.pairs(kind)
+        if not len(error):
+            return None
+        rms_error, rms_deviation = (float(np.sqrt(np.mean(np.square(x)))) for x in (error, deviation))
+        ratio = rms_error / rms_deviation if rms_deviation > 0 else None
+        return Calibrated(len(error), rms_error, rms_deviation, ratio, _rank_correlation(error, deviation))
+
+    @property
+    def num_extrapolating(self) -> int:
+        """How many atoms are unlike all that were fitted."""
+        return int((self.extrapolation > 1.0).sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the comparison of each kind, and how many atoms extrapolate, as JSON can hold it."""
+        found = {kind: self.calibrated(kind) for kind in KINDS}
+        return {
+            **{kind: None if c is None else c._asdict() for kind, c in found.items()},
+            "atoms": len(self.extrapolation),
+            "atoms_that_extrapolate": self.num_extrapolating,
+            "largest_extrapolation": float(np.nanmax(self.extrapolation)),
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes the arrays to an .npz file; forces in single precision."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("forces", "forces_error"):
+            arrays[name] = arrays[name].astype(np.float32)
+        np.savez_compressed(path, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "SetDeviations":
+        """Reads the arrays of an .npz file that `save` wrote.
+
+        Raises:
+            EquipotError: There is no such file, or it holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(**{f.name: np.asarray(file[f.name], dtype=np.float64) for f in fields(cls)})
+        except (OSError, ValueError, KeyError) as error:
+            raise EquipotError(f"{path} does not hold deviations of equipot ({error}).") from error
+
+
+def calibration_in_words(found: SetDeviations) -> str:
+    """Returns what the comparison of errors and deviations comes to, in one line."""
+    words = []
+    for kind in KINDS:
+        c, unit = found.calibrated(kind), UNITS_OF[kind]
+        if c is not None:
+            rank = "–" if c.rank_correlation is None else f"{c.rank_correlation:.2f}"
+            error, deviation = significant(MEV * c.rms_error), significant(MEV * c.rms_deviation)
+            words.append(f"{kind}: rms error {error}, rms deviation {deviation} m{unit}, rank correlation {rank}")
+    beyond, atoms = found.num_extrapolating, len(found.extrapolation)
+    return "; ".join([*words, f"{beyond} of {atoms} atoms extrapolate"])
+
+
+def own_uncertainty(potential: Potential, name: str) -> Uncertainty:
+    """Returns the uncertainty that a model has.
+
+    Args:
+        potential: The model.
+        name: How to call it in the error.
+
+    Raises:
+        EquipotError: It has none.
+    """
+    if potential.uncertainty is None:
+        raise EquipotError(
+            f"{name} does not say how uncertain it is. equipot fit DATA --refit-readout {name} --keep-weights gives it "
+            "the uncertainty of its last weights, with DATA the structures that it was trained on; models of a linear "
+            "fit have one unless linear.uncertainty=false."
+        )
+    return potential.uncertainty
+
+
+def deviations(
+    potential: Potential,
+    uncertainty: Uncertainty,
+    dataset: Dataset,
+    predictions: Predictions,
+    *,
+    most_atoms: int = MOST_ATOMS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SetDeviations:
+    """Returns deviations on a set of structures, in double precision.
+
+    Args:
+        potential: The model.
+        uncertainty: Of its weights.
+        dataset: The structures.
+        predictions: For the same structures.
+        most_atoms: See `MOST_ATOMS`.
+        progress: Told how many structures are done.
+    """
+    model = potential if potential.dtype == torch.float64 else converted(potential, torch.float64)
+    features = linear_features(model.eval().requires_grad_(False))
+    chosen = evenly_spaced(dataset.num_atoms.tolist(), most_atoms)
+    parts: list[tuple[np.ndarray, ...]] = [()] * len(dataset)
+    done = 0
+    with model.at_work():
+        for block in blocks(dataset.num_atoms.tolist(), chosen, _at_once(features)):
+            for index, part in zip(block, _of_some(features, uncertainty, model, dataset, block, chosen), strict=True):
+                parts[index] = part
+            done += len(block)
+            progress(done, len(dataset))
+    energy, node_energy, forces, extrapolation = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return SetDeviations(
+        num_atoms=dataset.num_atoms, energy=energy, node_energy=node_energy, forces=forces, extrapolation=extrapolation,
+        energy_error=predictions.energy_predicted - predictions.energy_reference,
+        forces_error=predictions.forces_predicted - predictions.forces_reference,
+    )  # fmt: skip
+
+
+def _of_some(
+    features: LinearFeatures,
+    uncertainty: Uncertainty,
+    model: Potential,
+    dataset: Dataset,
+    block: list[int],
+    chosen: set[int],
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields the deviations of each structure: energy, energies of atoms, forces, extrapolation."""
+    graph = dataset.batch(block).graph
+    species = model.species(graph.atomic_numbers)[: graph.num_owned]
+    found = uncertainty(features, graph, species, forces=block[0] in chosen)
+    cuts = np.cumsum(dataset.num_atoms[block])[:-1]
+    by_atom = [np.split(x.numpy(), cuts) for x in (found.node_energy, found.forces, found.extrapolation)]
+    yield from zip(np.split(found.energy.numpy(), len(block)), *by_atom, strict=True)
+
+
+def _at_once(features: LinearFeatures) -> int:
+    """Returns of how many atoms the rows may be in memory."""
+    return int(min(features.atoms_at_once, max(1, _NUMBERS // (4 * features.num_columns))))
+
+
+def blocks(num_atoms: Sequence[int], chosen: set[int], most: int) -> Iterator[list[int]]:
+    """Yields structures of not too many atoms together, those that are chosen apart from the others."""
+    for wanted in (True, False):
+        block: list[int] = []
+        atoms = 0
+        for index, number in enumerate(num_atoms):
+            if (index in chosen) != wanted:
+                continue
+            if block and atoms + number > most:
+                yield block
+                block, atoms = [], 0
+            block.append(index)
+            atoms += number
+        if block:
+            yield block
+
+
+def evenly_spaced(num_atoms: Sequence[int], most: int) -> set[int]:
+    """Returns indices of structures, evenly spaced, with no more atoms than so many in all; at least one."""
+    number = len(num_atoms)
+    if sum(num_atoms) > most:
+        number = max(1, int(number * most / sum(num_atoms)))
+    return set(np.linspace(0, len(num_atoms) - 1, number).round().astype(int).tolist())
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    x, y = rankdata(a) - (len(a) + 1) / 2, rankdata(b) - (len(b) + 1) / 2
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale > 0 else None
