@@ -1,5 +1,6 @@
 """The backend as a choice of a run: said once, recorded, the same numbers, and free to change when a run goes on."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -107,6 +108,11 @@ def test_first_use_says_that_it_compiles_and_the_second_does_not(run, files, tmp
     assert "compiling" not in said[1] and "backend cpu" in said[1]
 
 
+def _without(package, find_spec):
+    """Finds every package but this one and its like."""
+    return lambda name, *rest: None if name.startswith(package) else find_spec(name, *rest)
+
+
 def test_names_that_do_not_exist(run, files, tmp_path, monkeypatch):
     for arguments in (
         ["train", files / "train.extxyz", "--out", tmp_path / "r", "--backend", "refrence"],
@@ -116,12 +122,12 @@ def test_names_that_do_not_exist(run, files, tmp_path, monkeypatch):
         error = call(*arguments, code=1).stderr
         assert "'refrence'" in error and "Did you mean 'reference'?" in error and "cuequivariance" in error
         assert ".." not in error
+    monkeypatch.setattr("importlib.util.find_spec", _without("cuequivariance", importlib.util.find_spec))
     missing = call("train", files / "train.extxyz", "--out", tmp_path / "r", "--backend", "cuequivariance", code=1)
     assert "cannot be used" in missing.stderr and "structures of" not in missing.stderr  # before data are read
     assert not (tmp_path / "r").exists()
     with pytest.raises(EquipotError, match=r"backend 'fortran' is not known\. Choose one of auto, reference, cpu"):
         equipot.EquipotCalculator(run.model, backend="fortran")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EquipotError, match=r"'cuequivariance' cannot be used: .*'auto' takes what works here"):
         equipot.EquipotCalculator(run.model, backend="cuequivariance")
 
