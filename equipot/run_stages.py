@@ -30,7 +30,6 @@ from equipot.fit.train import FitResult
 from equipot.kernels.backend import choice_of, use_backend
 from equipot.models.model_file import read_model_header, save_potential
 from equipot.models.potential import Potential
-from equipot.models.uncertainty import Uncertainty
 from equipot.run_record import Warnings, in_words, md_facts, read_json, write_json
 from equipot.run_report import write_run_report
 from equipot.study.evaluate import Evaluated, evaluate_scan, evaluate_set
@@ -159,7 +158,7 @@ def finish(
             found = _evaluate(prepared, result)
         if prepared.potential.uncertainty is not None:
             with _stage("uncertainty", result):
-                _uncertainty(prepared.potential, prepared.potential.uncertainty, found, result)
+                _uncertainty(prepared.potential, found, result)
         if config.scan is not None:
             with _stage("scan", result):
                 _scan(config, prepared.potential, result)
@@ -200,12 +199,12 @@ def _evaluate(prepared: Prepared, result: RunResult) -> dict[str, Evaluated]:
     return sets
 
 
-def _uncertainty(potential: Potential, uncertainty: Uncertainty, sets: dict[str, Evaluated], result: RunResult) -> None:
+def _uncertainty(potential: Potential, sets: dict[str, Evaluated], result: RunResult) -> None:
     """Compares errors with deviations on the structures that the weights were not fitted to."""
     document = {}
     for name, evaluated in sets.items():
         if name != "train":
-            found = deviations(potential, uncertainty, evaluated.dataset, evaluated.predictions)
+            found = deviations(potential, evaluated.dataset, evaluated.predictions)
             found.save(result.folder / "uncertainty" / f"{quote(name, safe=' ')}.npz")
             document[name] = found.as_dict()
             logger.info("uncertainty of %s: %s", name, calibration_in_words(found))

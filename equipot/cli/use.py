@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from equipot.deploy.relaxation import RelaxResult
     from equipot.models.potential import Potential
     from equipot.study.evaluate import Evaluated
+    from equipot.study.uncertainty import SetDeviations
 
 Model = Annotated[Path, typer.Argument(help="Model file.", show_default=False)]
 Index = Annotated[int, typer.Option(help="Number of the structure in its file, from 0; −1 is the last.")]
@@ -50,6 +51,14 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the structures with predictions to this file.")
     ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also give standard deviations, compare them with the errors, and write them to --out (energy_std, "
+            "energies_std, forces_std, extrapolation).",
+        ),
+    ] = False,
     energy_key: Annotated[str, typer.Option(help="Key of the energy; auto, or none.")] = "auto",
     forces_key: Annotated[str, typer.Option(help="Key of the forces; auto, or none.")] = "auto",
     stress_key: Annotated[str, typer.Option(help="Key of the stress; auto, or none.")] = "auto",
@@ -72,6 +81,7 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     from equipot.models.model_file import load_potential
     from equipot.study.cost import threads as using
     from equipot.study.evaluate import evaluate_set, write_predictions
+    from equipot.study.uncertainty import own_uncertainty
 
     named = dict(zip(_names(files), files, strict=True))
     check_output("--out", out, [model, *files], structures=True)
@@ -82,24 +92,61 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
             model, device=device or "auto", dtype=dtype, radial=radial, backend=backend or "auto", check=True
         )
         note(str(choice_of(potential)))
+    if uncertainty:
+        own_uncertainty(potential, str(model))
     sets = load_files(named, potential, keys, predict=out is not None)
     work = partial(_evaluate_some, potential, next(iter(sets.values())), batch_size)
     with using(_thread_count(threads, device, work)):
         found = {name: evaluate_set(potential, dataset, batch_size) for name, dataset in sets.items()}
+    uncertain = _deviations(potential, found) if uncertainty else {}
     documents = {name: each.as_dict() for name, each in found.items()}
     if out is not None:
         if out.suffix not in (".xyz", ".extxyz"):
             note(f"warning: {out} cannot hold reference forces (REF_forces); a path that ends in .extxyz can.")
-        note(f"{write_predictions(out, list(found.values()))} structures with predictions are in {out}.")
+        note(f"{write_predictions(out, found.values(), uncertain.values())} structures with predictions are in {out}.")
     if report is not None:
-        _write_report(report, model, found)
+        _write_report(report, model, found, uncertain)
         note(f"the report is in {report}.")
     if json:
-        print_json({"model": str(model), "sets": documents})
+        more = {"uncertainty": {name: each.as_dict() for name, each in uncertain.items()}} if uncertainty else {}
+        print_json({"model": str(model), "sets": documents, **more})
         return
     headings, rows = error_rows(documents)
     if len(headings) > 2:
         print_table(f"Errors of {model}", headings, rows)
+    if uncertainty:
+        _print_uncertainty(uncertain)
+
+
+def _deviations(potential: "Potential", found: dict[str, "Evaluated"]) -> dict[str, "SetDeviations"]:
+    """Returns the deviations on each set, with a bar."""
+    from equipot.study.uncertainty import deviations
+
+    uncertain = {}
+    for name, each in found.items():
+        with progress_bar("uncertainty") as show:
+            uncertain[name] = deviations(
+                potential, each.dataset, each.predictions, most_atoms=float("inf"),
+                progress=partial(_shown, show, name),
+            )  # fmt: skip
+    return uncertain
+
+
+def _shown(show: Callable[[int, int, str], None], name: str, done: int, total: int) -> None:
+    show(done, total, name)
+
+
+def _print_uncertainty(uncertain: dict[str, "SetDeviations"]) -> None:
+    from equipot.study.linear import CALIBRATION_COLUMNS, calibration_rows, in_words
+    from equipot.study.uncertainty import calibration_in_words
+
+    rows = calibration_rows(uncertain)
+    if rows:
+        print_table("Uncertainty", CALIBRATION_COLUMNS, rows)
+        note(in_words(uncertain))
+    else:
+        for name, each in uncertain.items():
+            note(f"{name}: {calibration_in_words(each)}")
 
 
 def _evaluate_some(potential: "Potential", dataset: "Dataset", batch_size: int) -> None:
@@ -149,7 +196,9 @@ def _names(files: Sequence[Path]) -> list[str]:
     return [str(file) if short.count(file.name) > 1 else file.name for file in files]
 
 
-def _write_report(path: Path, model: Path, found: dict[str, "Evaluated"]) -> None:
+def _write_report(
+    path: Path, model: Path, found: dict[str, "Evaluated"], uncertain: dict[str, "SetDeviations"]
+) -> None:
     from equipot.models import describe
     from equipot.models.model_file import read_model_header
     from equipot.run_report import cited, model_tables, provenance
@@ -164,6 +213,7 @@ def _write_report(path: Path, model: Path, found: dict[str, "Evaluated"]) -> Non
         subtitle=f"design {point}" if point else "",
         errors={n: SetErrors(s["structures"], s["total"], s["config_types"], s["elements"]) for n, s in sets.items()},
         predictions={name: each.predictions for name, each in found.items()},
+        uncertainty=uncertain,
         model=model_tables(described, point, header.design),
         axes=described["axes"],
         provenance=provenance(header, {}),

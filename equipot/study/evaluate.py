@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import ase
 import ase.io
 import numpy as np
 from ase.io.formats import UnknownFileTypeError
@@ -18,6 +20,7 @@ from equipot.errors import EquipotError
 from equipot.fit.metrics import ErrorTable
 from equipot.models.potential import Potential
 from equipot.study.predictions import Predictions, ScanPath, labelled_atoms, predict, scan_paths
+from equipot.study.uncertainty import SetDeviations, with_deviations
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,24 @@ def frame_infos(path: str | Path, frames: Sequence[Frame]) -> list[dict[str, Any
     return [dict(structures[frame.index].info) for frame in frames]
 
 
-def write_predictions(path: Path, evaluated: Iterable[Evaluated]) -> int:
+def write_predictions(
+    path: Path, evaluated: Iterable[Evaluated], uncertain: Iterable[SetDeviations | None] = ()
+) -> int:
     """Writes structures with predictions as results and labels under ``REF_`` keys; returns how many.
 
     Args:
         path: File to write; its suffix says the format (.xyz, .extxyz, .traj, .db).
         evaluated: Sets to write, one after the other.
+        uncertain: Deviations on each, written as ``energy_std``, ``energies_std``, ``forces_std`` (eV, eV/Å) and
+            ``extrapolation``.
 
     Raises:
         EquipotError: ASE cannot write such a file.
     """
-    frames = [
-        atoms for part in evaluated for atoms in labelled_atoms(part.dataset, part.predictions, part.node_energies)
-    ]
+    frames: list[ase.Atoms] = []
+    for part, found in zip_longest(evaluated, uncertain):
+        labelled = labelled_atoms(part.dataset, part.predictions, part.node_energies)
+        frames += labelled if found is None else with_deviations(labelled, found)
     try:
         ase.io.write(path, frames, format="extxyz" if path.suffix in (".xyz", ".extxyz") else None)
     except (UnknownFileTypeError, ValueError, KeyError, NotImplementedError) as error:

@@ -1,10 +1,11 @@
 """Errors of a potential beside what it says about them: arrays for figures and files, and numbers for words."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import ase
 import numpy as np
 import torch
 from scipy.stats import rankdata
@@ -160,31 +161,34 @@ def own_uncertainty(potential: Potential, name: str) -> Uncertainty:
 
 def deviations(
     potential: Potential,
-    uncertainty: Uncertainty,
     dataset: Dataset,
     predictions: Predictions,
     *,
-    most_atoms: int = MOST_ATOMS,
+    most_atoms: float = MOST_ATOMS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SetDeviations:
-    """Returns deviations on a set of structures, in double precision.
+    """Returns deviations on a set of structures, in double precision on the CPU.
 
     Args:
-        potential: The model.
-        uncertainty: Of its weights.
+        potential: The model, with its uncertainty.
         dataset: The structures.
         predictions: For the same structures.
         most_atoms: See `MOST_ATOMS`.
         progress: Told how many structures are done.
+
+    Raises:
+        EquipotError: The model has no uncertainty.
     """
-    model = potential if potential.dtype == torch.float64 else converted(potential, torch.float64)
+    own_uncertainty(potential, "the model")
+    on_cpu = next(potential.parameters()).device.type == "cpu"
+    model = potential if on_cpu and potential.dtype == torch.float64 else converted(potential, torch.float64, "cpu")
     features = linear_features(model.eval().requires_grad_(False))
     chosen = evenly_spaced(dataset.num_atoms.tolist(), most_atoms)
     parts: list[tuple[np.ndarray, ...]] = [()] * len(dataset)
     done = 0
     with model.at_work():
         for block in blocks(dataset.num_atoms.tolist(), chosen, _at_once(features)):
-            for index, part in zip(block, _of_some(features, uncertainty, model, dataset, block, chosen), strict=True):
+            for index, part in zip(block, _of_some(features, model, dataset, block, chosen), strict=True):
                 parts[index] = part
             done += len(block)
             progress(done, len(dataset))
@@ -197,17 +201,12 @@ def deviations(
 
 
 def _of_some(
-    features: LinearFeatures,
-    uncertainty: Uncertainty,
-    model: Potential,
-    dataset: Dataset,
-    block: list[int],
-    chosen: set[int],
+    features: LinearFeatures, model: Potential, dataset: Dataset, block: list[int], chosen: set[int]
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Yields the deviations of each structure: energy, energies of atoms, forces, extrapolation."""
     graph = dataset.batch(block).graph
     species = model.species(graph.atomic_numbers)[: graph.num_owned]
-    found = uncertainty(features, graph, species, forces=block[0] in chosen)
+    found = own_uncertainty(model, "the model")(features, graph, species, forces=block[0] in chosen)
     cuts = np.cumsum(dataset.num_atoms[block])[:-1]
     by_atom = [np.split(x.numpy(), cuts) for x in (found.node_energy, found.forces, found.extrapolation)]
     yield from zip(np.split(found.energy.numpy(), len(block)), *by_atom, strict=True)
@@ -235,7 +234,20 @@ def blocks(num_atoms: Sequence[int], chosen: set[int], most: int) -> Iterator[li
             yield block
 
 
-def evenly_spaced(num_atoms: Sequence[int], most: int) -> set[int]:
+def with_deviations(structures: Iterable[ase.Atoms], found: SetDeviations) -> Iterator[ase.Atoms]:
+    """Yields structures that say how uncertain they are: energy_std, energies_std, forces_std, extrapolation."""
+    first = 0
+    for atoms, energy in zip(structures, found.energy, strict=True):
+        here = slice(first, first + len(atoms))
+        first += len(atoms)
+        atoms.info["energy_std"] = float(energy)
+        atoms.arrays["energies_std"] = found.node_energy[here]
+        atoms.arrays["forces_std"] = found.forces[here]
+        atoms.arrays["extrapolation"] = found.extrapolation[here]
+        yield atoms
+
+
+def evenly_spaced(num_atoms: Sequence[int], most: float) -> set[int]:
     """Returns indices of structures, evenly spaced, with no more atoms than so many in all; at least one."""
     number = len(num_atoms)
     if sum(num_atoms) > most:

@@ -2,6 +2,7 @@
 
 import json
 
+import ase.io
 import pytest
 import torch
 from small_runs import SMALL
@@ -160,3 +161,28 @@ def test_stopped_after_the_fit_the_model_is_there(run, files, tmp_path):
         linear_fit(config, tmp_path / "fit", md_progress=stop)
     load_potential(tmp_path / "fit" / "model.equipot", check=True)
     assert "the model is whole" in (tmp_path / "fit" / "equipot.log").read_text(encoding="utf-8")
+
+
+def test_evaluation_says_how_uncertain_predictions_are(refitted, files, tmp_path):
+    out, page = tmp_path / "out.extxyz", tmp_path / "r.html"
+    found = document("evaluate", refitted.model, files / "hot.extxyz", "--uncertainty", "--out", out, "--report", page)
+    expected = json.loads((refitted.folder / "uncertainty.json").read_text(encoding="utf-8"))["hot"]
+    assert found["uncertainty"]["hot.extxyz"]["forces"] == pytest.approx(expected["forces"], rel=1e-6)
+    atoms = ase.io.read(out, ":")
+    assert len(atoms) == 6
+    for each in atoms:
+        assert each.info["energy_std"] > 0
+        assert each.arrays["forces_std"].shape == (len(each), 3)
+        assert each.arrays["energies_std"].shape == each.arrays["extrapolation"].shape == (len(each),)
+        assert each.get_potential_energy() == pytest.approx(each.info["REF_energy"], abs=3.0)
+    assert "<h2>Uncertainty</h2>" in page.read_text(encoding="utf-8")
+    said = call("evaluate", refitted.model, files / "hot.extxyz", "--uncertainty")
+    assert "rank correlation" in said.stdout
+    assert "predicted" in said.stderr
+    bare = call("evaluate", refitted.model, files / "water.extxyz", "--uncertainty", "--out", tmp_path / "w.extxyz")
+    assert "of 3 atoms extrapolate" in bare.stderr
+
+
+def test_a_model_without_uncertainty_says_how_to_get_it(run, files):
+    said = call("evaluate", run.model, files / "hot.extxyz", "--uncertainty", code=1).stderr
+    assert f"equipot fit DATA --refit-readout {run.model} --keep-weights" in said
