@@ -36,7 +36,8 @@ class Assembly:
 
         X = W · ∂(energies, forces, stresses)/∂w · Γ⁻¹,   y = W · (labels − offset),
 
-    W the square roots of the labels' weights and Γ the penalties, so that every weight has the same prior.
+    W the square roots of the labels' weights and Γ the penalties (to the power `smoothness`), so that every weight has
+    the same prior.
     """
 
     def __init__(self, features: LinearFeatures, weighting: Weighting, plan: Plan, progress: Progress = silent):
@@ -51,14 +52,14 @@ class Assembly:
         Raises:
             EquipotError: A penalty is not positive.
         """
-        penalties = features.penalties
+        penalties = features.penalties**weighting.options.smoothness
         if not bool((penalties.isfinite() & (penalties > 0)).all()):
             raise EquipotError(
                 f"penalties of the smoothness prior must be positive, but the least is {float(penalties.min()):g}; "
                 "give a small one to weights that should hardly be held"
             )
         self.features, self.weighting, self.plan, self.progress = features, weighting, plan, progress
-        self.scale = 1.0 / penalties
+        self.penalties, self.scale = penalties, 1.0 / penalties
         per_atom = max(plan.model_rows / features.atoms_at_once, 0.0)
         atoms, rows = weighting.dataset.num_atoms.tolist(), weighting.survey.per_structure
         self._sizes = [r and max(r, math.ceil(n * per_atom)) for r, n in zip(rows, atoms, strict=True)]

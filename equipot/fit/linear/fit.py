@@ -80,7 +80,11 @@ class LinearFitResult:
         s = self.solution
         numbers = {ν: self.orders.count(ν) for ν in sorted(set(self.orders))}
         absent = [self.orders[p] for p in s.absent]
-        search = s.search and {"trace": s.search.trace, "at_end_of_range": s.search.at_end}
+        search = s.search and {
+            "trace": s.search.trace,
+            "at_end_of_range": s.search.at_end,
+            "resolved": s.search.resolved,
+        }
         return {
             "weights": len(self.weights),
             "weights_by_order": {str(ν): number for ν, number in numbers.items()},
@@ -146,7 +150,7 @@ def fit_linear(
     logger.info("%s", _opening(options, survey, columns, sizes))
     assembly = Assembly(features, weighting, sizes, progress)
     solution = _solved(assembly, options, clock)
-    penalties = features.penalties.clone()
+    penalties = assembly.penalties
     weights = torch.from_numpy(solution.weights) / penalties
     features.set_weights(weights)
     errors = _training_errors(assembly, solution.noise)
@@ -164,6 +168,11 @@ def fit_linear(
         weights, solution, survey, errors, posterior, calibrated, committee, sizes, clock.seconds, orders
     )
     logger.info("%s", _closing(result))
+    if options.solver != "qr" and solution.search is not None and not solution.search.resolved:
+        logger.info(
+            "priors much weaker than %.3g are lost in rounding errors of the normal equations; solver: qr resolves "
+            "them, and may find a better one", solution.strength,
+        )  # fmt: skip
     return result
 
 

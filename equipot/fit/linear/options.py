@@ -49,6 +49,11 @@ class LinearFitOptions(BaseModel):
         description="strength of the smoothness prior: where the evidence is largest, where the error of left-out "
         "structures is smallest, or a number ≥ 0 in units of the weighted sum of squares",
     )
+    smoothness: float = Field(
+        default=1.0,
+        ge=0,
+        description="power of the model's smoothness prior Γ; 0 holds all weights alike (compare log_evidence)",
+    )
     folds: int = Field(default=5, ge=2, description="cross_validation: parts that are left out in turn")
     refinements: int = Field(
         default=0,

@@ -26,14 +26,15 @@ class Search:
 
     Attributes:
         strength: λ.
-        trace: Strengths that were tried and what they scored, in order of strength; less is better. λ itself is
-            between the best of them and their neighbours.
+        trace: Strengths that were tried and what they scored, in order of strength; less is better.
         at_end: Whether the best one is at an end of the range.
+        resolved: Whether weaker strengths, too, can be told apart from none, so that this is not just the last.
     """
 
     strength: float
     trace: tuple[tuple[float, float], ...]
     at_end: bool
+    resolved: bool
 
 
 def log_evidence(num_rows: int, factor: Factor) -> float:
@@ -125,14 +126,16 @@ def _search(score: Callable[[float], float], problem: Problem, told: Callable[[i
         best += step
     inside = low <= best - abs(step) and best + abs(step) <= high
     if inside and f(best) < min(f(best - step), f(best + step)):
-        best = _between(f, best - _STRIDE, best, best + _STRIDE)
+        f(_between(f, best - _STRIDE, best, best + _STRIDE))
+        best = min(known, key=known.__getitem__)
     trace = tuple((float(np.exp(x)), value) for x, value in sorted(known.items()) if value < _WORST)
     if not trace:
         raise SingularError(
             "no strength of the prior makes the weights determined: the features are too large or not finite; look at "
             "the data (equipot check)"
         )
-    return Search(float(np.exp(best)), trace, not inside)
+    lost = best - _STRIDE < low or any(x < best and value == _WORST for x, value in known.items())
+    return Search(float(np.exp(best)), trace, not inside, not lost)
 
 
 def _between(f: Callable[[float], float], a: float, b: float, c: float) -> float:
