@@ -344,7 +344,7 @@ COUPLED: dict[str, Any] = {
     "neighbour_normalisation": "none", "message_species": "none", "message_residual": False,
     "message_nonlinearity": "none", "first_layer": "same", "product": "symmetric", "product_weights": "species",
     "self_connection": "none", "self_connection_first": False, "nonlinearity": "none", "feature_norm": "none",
-    "envelope_on": "basis", "readout_layers": "last", "readout": "sum",
+    "envelope_on": "basis", "readout_layers": "last", "readout": "sum", "scale": "none",
 }  # fmt: skip
 """The values that other axes have where channels are coupled: one linear layer."""
 

@@ -79,6 +79,9 @@ def harmonics_with_gradient(
     directions = vectors / lengths
     tangents = torch.eye(3, dtype=vectors.dtype, device=vectors.device).unsqueeze(1).expand(3, len(vectors), 3)
 
+    if lmax == 0:
+        return torch.ones_like(lengths), torch.zeros_like(vectors).unsqueeze(1)
+
     def harmonics(r: Tensor) -> Tensor:
         return spherical_harmonics(sign * r, lmax)
 

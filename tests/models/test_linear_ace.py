@@ -1,0 +1,105 @@
+"""Linear ACE is linear in its weights: the rows of the design matrix are the derivatives of what it predicts."""
+
+import pytest
+import torch
+
+from equipot.errors import EquipotError
+from equipot.geometry import batch_graphs, evaluate
+from equipot.kernels.backend import use_backend
+from equipot.models import Potential
+from equipot.models.coupled_features import CoupledFeatures
+from equipot.models.last_layer import voigt
+from equipot.models.linear import linear_features
+from equipot.points import ace_linear, mace
+from tests.kernels.fused import needs_compiler
+from tests.physics.small import R_MAX, SMALL, STATISTICS, cluster, crystal, slab
+
+DESIGNS = {
+    "chebyshev": ace_linear(r_max=R_MAX, degrees=(4, 5, 5, 5)),
+    "legendre": ace_linear(r_max=R_MAX, degrees=(3, 5, 6), radial_basis="legendre", shift="mean"),
+    "bessel": ace_linear(r_max=R_MAX, degrees=(5, 6), radial_basis="bessel", distance_transform="none"),
+    "radial alone": ace_linear(r_max=R_MAX, degrees=(5, 6), max_ell=0),
+    "five factors": ace_linear(r_max=R_MAX, degrees=(2, 4, 5, 6, 7), pair_repulsion="zbl", inner_envelope=1.0),
+}
+backends = pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_compiler)])
+
+
+def batch():
+    """Periodic in three directions, in two, and open."""
+    return batch_graphs([crystal().graph(), cluster(7).graph(), slab().graph()])
+
+
+@backends
+@pytest.mark.parametrize("name", DESIGNS)
+def test_prediction_is_offset_and_rows_times_weights(name, backend):
+    potential = Potential(DESIGNS[name], STATISTICS, dtype=torch.float64, seed=3)
+    expected, graph = evaluate(potential, batch()), batch()
+    use_backend(potential, backend)
+    features = CoupledFeatures(potential)
+    rows, offset, w = features.rows(graph), features.offset(graph), features.weights()
+    assert len(w) == features.num_columns == sum(p.numel() for p in potential.parameters())
+    assert torch.allclose(offset.energy + rows.energy @ w, expected.energy, rtol=1e-12)
+    assert torch.allclose(offset.forces.flatten() + rows.forces @ w, expected.forces.flatten(), atol=1e-11)
+    stress = voigt(offset.stress).flatten() + rows.stress @ w
+    assert torch.allclose(stress, voigt(expected.stress).flatten(), atol=1e-12, equal_nan=True)
+    by_atom = features.offset(graph).node_energy + features.node_rows(graph) @ w
+    assert torch.allclose(by_atom, expected.node_energy, rtol=1e-12)
+    assert torch.allclose(features.prediction(graph).forces, expected.forces, atol=1e-11)
+
+
+@backends
+def test_what_is_not_wanted_has_no_rows(backend):
+    potential = Potential(DESIGNS["legendre"], STATISTICS, dtype=torch.float64)
+    use_backend(potential, backend)
+    features, graph = CoupledFeatures(potential), batch()
+    whole = features.rows(graph)
+    for forces, stress in ((False, False), (True, False), (False, True)):
+        rows = features.rows(graph, forces=forces, stress=stress)
+        assert torch.equal(rows.energy, whole.energy)
+        assert len(rows.forces) == (len(whole.forces) if forces else 0)
+        assert len(rows.stress) == (len(whole.stress) if stress else 0)
+
+
+def test_new_weights_are_those_of_the_potential():
+    potential = Potential(DESIGNS["chebyshev"], STATISTICS, dtype=torch.float64)
+    features, graph = linear_features(potential), batch()
+    w = torch.randn(features.num_columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    features.set_weights(w)
+    assert torch.equal(features.weights(), w)
+    energy = features.offset(graph).energy + features.rows(graph, forces=False, stress=False).energy @ w
+    assert torch.allclose(evaluate(potential, graph).energy, energy, rtol=1e-12)
+
+
+def test_the_prior_grows_with_the_degree_and_columns_know_their_order():
+    potential = Potential(DESIGNS["chebyshev"], STATISTICS, dtype=torch.float64)
+    features, layer = CoupledFeatures(potential), potential.layers[0]
+    assert features.penalties.min() >= 1.0
+    assert set(features.orders.tolist()) == {1, 2, 3, 4}
+    assert int((features.orders == 1).sum()) == layer.pair_weights.numel()
+    degrees = torch.tensor([f.degree for f in layer.plan.product.functions])
+    of_functions = features.penalties[: len(degrees)]
+    assert torch.corrcoef(torch.stack([degrees, of_functions]))[0, 1] > 0.5
+
+
+def test_other_potentials_are_refused_by_name():
+    with pytest.raises(EquipotError, match="ace_linear"):
+        CoupledFeatures(Potential(mace(**{**SMALL, "max_L": 1, "correlation": 2}), STATISTICS))
+
+
+@pytest.mark.parametrize("nu", [1, 2, 3, 4])
+def test_terms_of_order_nu_have_body_order_nu_plus_one(nu):
+    """The alternating sum over subsets of the neighbours vanishes where more of them are left out than ν."""
+    potential = Potential(DESIGNS["chebyshev"], STATISTICS, dtype=torch.float64, seed=5)
+    features = CoupledFeatures(potential)
+    features.set_weights(features.weights() * (features.orders == nu))
+    structure = cluster(7)
+    for k, vanishes in ((nu, False), (nu + 1, True)):
+        total, largest = 0.0, 0.0
+        for subset in range(2**k):
+            kept = [0, *(1 + j for j in range(k) if subset >> j & 1)]
+            part = structure._replace(positions=structure.positions[kept], numbers=structure.numbers[kept])
+            graph = part.graph()
+            energy = float(evaluate(potential, graph).node_energy[0]) - float(features.offset(graph).node_energy[0])
+            total += (-1) ** (k - len(kept) + 1) * energy
+            largest = max(largest, abs(energy))
+        assert (abs(total) < 1e-12 * max(1.0, largest)) == vanishes, (nu, k, total)
