@@ -98,8 +98,13 @@ class Design(BaseModel):
     chebyshev_lowest: Literal[0, 1] = Field(
         1, description="order of the first Chebyshev polynomial: T_1 as in mace-torch, or the constant T_0"
     )
-    distance_transform: Literal["none", "agnesi", "soft"] = Field(
-        "none", description="map of r per pair of elements before the basis"
+    distance_transform: Literal["none", "agnesi", "agnesi_bond", "soft"] = Field(
+        "none",
+        description="map of r per pair of elements before the basis; agnesi_bond: finest at the bond length, "
+        "from r = 0 to r_max",
+    )
+    product_r_max: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="cutoff of the products of the coupled basis, Å; default r_max"
     )
     inner_envelope: float = Field(
         0.0,
@@ -352,7 +357,7 @@ COUPLED: dict[str, Any] = {
 def _coupled_rules(d: Design) -> list[tuple[bool, str]]:
     """The combinations that have no meaning with coupled channels, or without."""
     if d.channel_coupling == "uncoupled":
-        set_alone = {"degrees": (), "degree_weight_ell": 1.0, "inner_envelope": 0.0}
+        set_alone = {"degrees": (), "degree_weight_ell": 1.0, "product_r_max": None, "inner_envelope": 0.0}
         return [
             *((getattr(d, axis) != value,
                f"{axis}={getattr(d, axis)} belongs to coupled channels; set channel_coupling='coupled' (`ace_linear`), "
@@ -369,6 +374,8 @@ def _coupled_rules(d: Design) -> list[tuple[bool, str]]:
         (bool(d.degrees) and (d.degrees[0] != int(d.degrees[0]) or d.degrees[0] > d.num_radial),
          f"degrees={d.degrees}: the first is the number of two-body functions, a whole number of at most num_radial="
          f"{d.num_radial}"),
+        (d.product_r_max is not None and d.product_r_max > d.r_max,
+         f"product_r_max={d.product_r_max} is beyond r_max={d.r_max}; neighbours end there"),
     ]  # fmt: skip
 
 

@@ -181,7 +181,7 @@ def ace_linear(**axes: Any) -> Design:
     """
     values: dict[str, Any] = {
         **COUPLED, "channel_coupling": "coupled", "degrees": ACE_DEGREES, "radial_basis": "chebyshev",
-        "chebyshev_lowest": 0, "distance_transform": "agnesi", "envelope_p": 2, "inner_envelope": 0.6,
+        "chebyshev_lowest": 0, "distance_transform": "agnesi_bond", "envelope_p": 2, "inner_envelope": 0.6,
         "shift": "none",
     }  # fmt: skip
     if "degrees" not in axes and "correlation" in axes:

@@ -57,6 +57,7 @@ IMPOSSIBLE = [
     ({"chebyshev_lowest": 0}, r"chebyshev_lowest=0 has no effect with radial_basis='bessel'; set it to 1"),
     ({"degrees": (4.0, 5.0)}, r"degrees=\(4\.0, 5\.0\) belongs to coupled channels; set channel_coupling='coupled'"),
     ({"degree_weight_ell": 2.0}, r"degree_weight_ell=2\.0 belongs to coupled channels"),
+    ({"product_r_max": 3.0}, r"product_r_max=3\.0 belongs to coupled channels"),
     ({"inner_envelope": 0.5}, r"inner_envelope=0\.5 belongs to coupled channels"),
     ({"readout": "sum"}, r"readout='sum' belongs to coupled channels; choose linear, two_linear, mlp, mlp_bias"),
 ]
@@ -65,6 +66,7 @@ IMPOSSIBLE_COUPLED = [
     ({"degrees": (6.0,)}, r"degrees=\(6\.0,\) has 1 entries, but correlation=2 needs 2, one for each order"),
     ({"degrees": (9.0, 6.0)}, r"the first is the number of two-body functions, a whole number of at most num_radial=6"),
     ({"degrees": (5.5, 6.0)}, r"degrees=\(5\.5, 6\.0\): the first is the number of two-body functions, a whole number"),
+    ({"product_r_max": 5.5}, r"product_r_max=5\.5 is beyond r_max=5\.0; neighbours end there"),
     ({"layers": 2}, r"layers=2 has no meaning in the one linear layer .* needs layers=1; `ace_linear` sets such axes"),
     ({"readout": "mlp"}, r"readout='mlp' has no meaning .* needs readout='sum'"),
 ]

@@ -1,6 +1,7 @@
 """Radial basis functions of the distance, with their distance transforms and envelope."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,12 +19,12 @@ class RadialFeatures(NamedTuple):
     Attributes:
         basis: Values e_n(r), times the envelope unless the design puts it on the weights.
         envelope: Envelope still to be multiplied on the weights; ones if it is in `basis` already.
-        inner: The inner envelope of the products of a coupled basis, None where the design has none.
+        pair: Two-body functions of a coupled design, where they differ from `basis`, which is that of the products.
     """
 
     basis: Float[Tensor, "edge radial"]
     envelope: Float[Tensor, "edge 1"]
-    inner: Float[Tensor, "edge 1"] | None = None
+    pair: Float[Tensor, "edge radial"] | None = None
 
 
 class RadialBasis(nn.Module):
@@ -34,6 +35,7 @@ class RadialBasis(nn.Module):
         legendre    √(2n + 1) P_n(2u − 1), n from 0
         gaussian    exp(−(r − μ_n)² / 2Δ²), μ_n evenly spaced on [0, r_max], Δ their spacing
 
+    The products of a coupled design may have a shorter cutoff than its two-body functions, and an inner envelope.
     Evaluated in float64 and cast afterwards: near r_max the envelope is a difference of nearly equal terms.
 
     Args:
@@ -46,12 +48,17 @@ class RadialBasis(nn.Module):
     def __init__(self, design: Design, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.r_max = design.r_max
         self.p = design.envelope_p
         self.envelope_on_basis = design.envelope_on == "basis"
-        self.transform = DISTANCE_TRANSFORMS[design.distance_transform]()
-        self.functions = RADIAL_BASES[design.radial_basis](design, dtype)
+        own = {"product_r_max": None, "inner_envelope": 0.0}
+        same = all(getattr(design, axis) == x for axis, x in own.items())
+        self.pair = None if same else RadialBasis(design.replace(**own), dtype)
         self.inner = InnerEnvelope(design) if design.inner_envelope > 0 else NoInnerEnvelope()
+        if design.product_r_max is not None:
+            design = design.replace(product_r_max=None, r_max=design.product_r_max)
+        self.r_max = design.r_max
+        self.transform = DISTANCE_TRANSFORMS[design.distance_transform](design.r_max)
+        self.functions = RADIAL_BASES[design.radial_basis](design, dtype)
 
     def forward(
         self,
@@ -60,9 +67,9 @@ class RadialBasis(nn.Module):
         Z_receiver: Int[Tensor, " edge"],
     ) -> RadialFeatures:
         """Returns the basis for edges of these lengths (Å, float64) between these elements."""
-        basis, envelope, inner = self.in_float64(lengths, Z_sender, Z_receiver)
+        basis, envelope, pair = self.in_float64(lengths, Z_sender, Z_receiver)
         return RadialFeatures(
-            basis.to(self.dtype), envelope.to(self.dtype), None if inner is None else inner.to(self.dtype)
+            basis.to(self.dtype), envelope.to(self.dtype), None if pair is None else pair.to(self.dtype)
         )
 
     def in_float64(
@@ -76,7 +83,8 @@ class RadialBasis(nn.Module):
         basis = self.functions(self.transform(lengths, Z_sender, Z_receiver))
         ones = torch.ones_like(envelope)
         on_basis, on_weights = (envelope, ones) if self.envelope_on_basis else (ones, envelope)
-        return RadialFeatures(basis * on_basis, on_weights, self.inner(lengths, Z_sender, Z_receiver))
+        pair = None if self.pair is None else self.pair.in_float64(lengths, Z_sender, Z_receiver).basis
+        return RadialFeatures(basis * on_basis * self.inner(lengths, Z_sender, Z_receiver), on_weights, pair)
 
 
 class Bessel(nn.Module):
@@ -181,6 +189,33 @@ class Agnesi(_PairTransform):
         return 1.0 / (1.0 + self.a * x.pow(self.q) / (1.0 + x.pow(self.q - self.p)))
 
 
+class AgnesiBond(_PairTransform):
+    r"""An Agnesi transform that is steepest at r₀, the sum of covalent radii, and zero at r_max.
+
+        u = 1 / (1 + a (r/r₀)⁴ / (1 + (r/r₀)²)),   a = 10/13,   result (u − u(r_max)) / (1 − u(r_max))
+
+    Polynomials of it resolve distances about the bond length most finely.
+
+    Source: Witt et al., J. Chem. Phys. 159, 164101 (2023), Eq. 17, with p = 2 and q = 4.
+    """
+
+    a = 10.0 / 13.0
+
+    def __init__(self, r_max: float) -> None:
+        super().__init__()
+        self.r_max = r_max
+
+    def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> Tensor:
+        """Returns the transformed distance, between 0 (r_max) and 1 (r = 0)."""
+        radius = self.pair_radius(Z_sender, Z_receiver)
+        last = self._agnesi(self.r_max / radius)
+        return (self._agnesi(r / radius) - last) / (1.0 - last)
+
+    def _agnesi(self, s: Tensor) -> Tensor:
+        s = s * s
+        return 1.0 / (1.0 + self.a * s * s / (1.0 + s))
+
+
 class Soft(_PairTransform):
     r"""A smooth floor: p₀ + (r − p₀) · ½(1 + tanh(α (r − m))), which is r at long and p₀ at short range.
 
@@ -199,8 +234,9 @@ class Soft(_PairTransform):
 class NoInnerEnvelope(nn.Module):
     """No inner envelope."""
 
-    def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> None:
-        """Returns None."""
+    def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> float:
+        """Returns 1."""
+        return 1.0
 
 
 class InnerEnvelope(_PairTransform):
@@ -224,12 +260,15 @@ class InnerEnvelope(_PairTransform):
 RADIAL_BASES: dict[str, type[Bessel] | type[Chebyshev] | type[Legendre] | type[Gaussian]] = {
     "bessel": Bessel, "chebyshev": Chebyshev, "legendre": Legendre, "gaussian": Gaussian,
 }  # fmt: skip
-DISTANCE_TRANSFORMS: dict[str, type[nn.Module]] = {"none": NoTransform, "agnesi": Agnesi, "soft": Soft}
+DISTANCE_TRANSFORMS: dict[str, Callable[[float], nn.Module]] = {
+    "none": lambda r_max: NoTransform(), "agnesi": lambda r_max: Agnesi(), "agnesi_bond": AgnesiBond,
+    "soft": lambda r_max: Soft(),
+}  # fmt: skip
 
 
 def _onto_unit_interval(design: Design) -> tuple[float, float]:
     """Slope and offset that map r, or its transform, onto [−1, 1]."""
-    return 2.0 / (1.0 if design.distance_transform == "agnesi" else design.r_max), -1.0
+    return 2.0 / (1.0 if design.distance_transform in ("agnesi", "agnesi_bond") else design.r_max), -1.0
 
 
 def _keep(module: nn.Module, name: str, values: Tensor, trainable: bool, dtype: torch.dtype) -> None:

@@ -49,8 +49,8 @@ class CoupledInteraction(nn.Module):
         A_i[z, lm, n] = Σ_{j: z_j = z} R_n^{z_i z_j}(r_ij) Y_lm(r̂_ij)                         `atomic_basis`
         ε_i = ½ Σ_j Σ_n v[{z_i z_j}, n] P_n(r_ij) + Σ_f w[z_i, f] B_f(A_i)                     `pair_energy`, `energy`
 
-    B_f are the orthonormal invariants of `CoupledProduct`; R_n = P_n times the inner envelope. The energy is linear in
-    v and w.
+    B_f are the orthonormal invariants of `CoupledProduct`; R_n have a cutoff and an inner envelope of their
+    own. The energy is linear in v and w.
 
     Args:
         design: The axes.
@@ -105,9 +105,8 @@ class CoupledInteraction(nn.Module):
 
     def radial_functions(self, points: RadialPoints) -> tuple[Float[Tensor, "point radial"], Float[Tensor, "point _"]]:
         """Returns R of the products, and P of the pairs."""
-        basis, inner = points.features.basis, points.features.inner
-        R = basis[:, : self.plan.product.num_radial]
-        return R if inner is None else R * inner, basis[:, : self.plan.num_pair]
+        basis, _, pair = points.features
+        return basis[:, : self.plan.product.num_radial], (basis if pair is None else pair)[:, : self.plan.num_pair]
 
     def radial_factors(self, points: RadialPoints) -> tuple[tuple[Tensor, None], tuple[Tensor, None]]:
         """Returns the same as products of functions and matrices: the functions are all."""

@@ -19,7 +19,9 @@ DESIGNS = {
     "legendre": ace_linear(r_max=R_MAX, degrees=(3, 5, 6), radial_basis="legendre", shift="mean"),
     "bessel": ace_linear(r_max=R_MAX, degrees=(5, 6), radial_basis="bessel", distance_transform="none"),
     "radial alone": ace_linear(r_max=R_MAX, degrees=(5, 6), max_ell=0),
-    "five factors": ace_linear(r_max=R_MAX, degrees=(2, 4, 5, 6, 7), pair_repulsion="zbl", inner_envelope=1.0),
+    "five factors": ace_linear(
+        r_max=R_MAX, degrees=(2, 4, 5, 6, 7), pair_repulsion="zbl", inner_envelope=1.0, product_r_max=2.3
+    ),
 }
 backends = pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_compiler)])
 
