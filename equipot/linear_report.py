@@ -92,7 +92,7 @@ def _by_group(facts: Mapping[str, Any], coupled: bool) -> str:
 
 def _error(kind: str, found: Mapping[str, Any]) -> str:
     unit, factor = _UNITS[kind]
-    return f"RMSE {significant(factor * found['rmse'])} {unit}; {significant(found['noise'])} of what the weights say"
+    return f"RMSE {significant(factor * found['rmse'])} {unit}; weighted residuals {significant(found['noise'])} σ"
 
 
 def _uncertainty(facts: Mapping[str, Any]) -> str | None:

@@ -97,17 +97,19 @@ def contributions(parts: Mapping[str, float]) -> Panel:
     with styled():
         figure, (axes,) = canvas(height=0.9 + 0.34 * len(parts))
         rows = np.arange(len(parts))[::-1]
-        values = MEV * np.array(list(parts.values()))
+        values = np.array(list(parts.values()))
+        scale, unit = (1.0, "eV") if values.max() >= 2.0 else (MEV, "meV")
+        values = scale * values
         axes.barh(rows, values, color=BLUE, height=0.62)
         for row, value in zip(rows, values, strict=True):
             axes.annotate(
                 significant(value), (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
             )
         axes.set_yticks(rows, list(parts))
-        axes.set(xlabel="rms over training atoms (meV/atom)", xlim=(0, 1.2 * values.max() or 1.0))
+        axes.set(xlabel=f"rms over training atoms ({unit}/atom)", xlim=(0, 1.2 * values.max() or 1.0))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-    alt = "Contributions to the energy of an atom: " + ", ".join(f"{n} {MEV * v:.3g} meV" for n, v in parts.items())
+    alt = "Contributions to the energy of an atom: " + ", ".join(f"{n} {v:.3g} eV" for n, v in parts.items())
     return Panel("contributions", "What each part adds to an atom's energy", alt, figure)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from equipot.study import figures_linear
 from equipot.study.style import Panel, significant
-from equipot.study.uncertainty import KINDS, UNITS_OF, Kind, SetDeviations
+from equipot.study.uncertainty import KINDS, UNITS_OF, Kind, SetDeviations, pooled
 from equipot.units import MEV
 
 
@@ -63,7 +63,8 @@ CALIBRATION_COLUMNS = (
 def calibration_rows(sets: Mapping[str, SetDeviations]) -> list[list[str]]:
     """Returns the rows of a table with `CALIBRATION_COLUMNS`."""
     rows = []
-    for name, found in sets.items():
+    together = {"all of them": pooled(list(sets.values()))} if len(sets) > 1 else {}
+    for name, found in {**sets, **together}.items():
         for kind in KINDS:
             c = found.calibrated(kind)
             if c is not None:

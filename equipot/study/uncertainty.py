@@ -127,6 +127,12 @@ class SetDeviations:
             raise EquipotError(f"{path} does not hold deviations of equipot ({error}).") from error
 
 
+def pooled(sets: Sequence[SetDeviations]) -> SetDeviations:
+    """Returns several sets as one: between them the uncertainty has more to tell apart."""
+    names = [f.name for f in fields(SetDeviations)]
+    return SetDeviations(**{name: np.concatenate([getattr(each, name) for each in sets]) for name in names})
+
+
 def calibration_in_words(found: SetDeviations) -> str:
     """Returns what the comparison of errors and deviations comes to, in one line."""
     words = []
