@@ -186,3 +186,50 @@ def test_evaluation_says_how_uncertain_predictions_are(refitted, files, tmp_path
 def test_a_model_without_uncertainty_says_how_to_get_it(run, files):
     said = call("evaluate", run.model, files / "hot.extxyz", "--uncertainty", code=1).stderr
     assert f"equipot fit DATA --refit-readout {run.model} --keep-weights" in said
+
+
+@pytest.fixture(scope="module")
+def ace(files, tmp_path_factory):
+    """A small linear ACE with everything that follows a fit."""
+    folder = tmp_path_factory.mktemp("ace")
+    more = ["design.degrees=[5, 4]", "design.r_max=3.5", *(s for s in SMALL if s.startswith(("md.", "run.")))]
+    result = document(
+        "fit", files / "train.yaml", "--out", folder / "fit", *(part for setting in more for part in ("--set", setting))
+    )
+    assert result["problems"] == []
+    return folder / "fit"
+
+
+def test_a_linear_ace_from_a_file_to_a_report(ace):
+    facts = json.loads((ace / "linear.json").read_text(encoding="utf-8"))
+    assert set(facts["weights_by_order"]) == {"1", "2"} == set(facts["contributions_eV"])
+    header = read_model_header(ace / "model.equipot")
+    assert (header.design.channel_coupling, header.dtype) == ("coupled", "float64")
+    potential = load_potential(ace / "model.equipot", check=True)
+    assert potential.uncertainty.factor.shape[0] == facts["weights"]
+    errors = json.loads((ace / "errors.json").read_text(encoding="utf-8"))
+    trained, typical = errors["train"]["total"]["forces_rmse_meV_per_A"], 1000 * header.statistics.force_rms
+    assert trained < 0.1 * typical
+    assert (ace / "md" / "summary.json").exists()
+    page = (ace / "report.html").read_text(encoding="utf-8")
+    for part in ("ν = 2", "Linear fit", "calibration-energies-valid", "scan"):
+        assert part in page
+
+
+def test_a_linear_ace_is_evaluated_as_it_was_in_its_run(ace, files):
+    found = document("evaluate", ace / "model.equipot", files / "hot.extxyz", "--uncertainty")
+    errors = json.loads((ace / "errors.json").read_text(encoding="utf-8"))["hot"]["total"]
+    for name in ("energy_rmse_meV", "forces_rmse_meV_per_A"):
+        assert found["sets"]["hot.extxyz"]["total"][name] == pytest.approx(errors[name], rel=1e-9)
+
+
+def test_a_linear_ace_is_refitted_around_its_weights(ace, files, tmp_path):
+    """With a prior that holds everything, nothing changes."""
+    config = Config.from_files(
+        [files / "train.extxyz"], [f"start.model={ace / 'model.equipot'}", *QUICK, "linear.prior=1e12"], linear=True
+    )
+    result = linear_fit(config, tmp_path / "fit")
+    own, new = (load_potential(path).state_dict() for path in (ace / "model.equipot", result.model))
+    for name in own:
+        if not name.startswith("uncertainty."):
+            assert torch.allclose(own[name], new[name], rtol=1e-6, atol=1e-9), name
