@@ -56,6 +56,26 @@ def fit_headline(folder: Path) -> list[Headline]:
     return [Headline("Linear fit", *duration(sum(facts["seconds"].values())), note)]
 
 
+def in_header(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the provenance of a model says about a linear fit, label to text; nothing for a training."""
+    facts = provenance.get("linear")
+    if not isinstance(facts, Mapping):
+        return {}
+    kept = facts["options"].get("keep_weights")
+    solver = _SOLVERS[facts["options"]["solver"]]
+    found = "as they were trained" if kept else f"{solver}, prior {facts['prior_strength']:.3g}"
+    text = _uncertainty(facts.get("uncertainty") or {})
+    which = "last weights" if "start" in provenance else "weights"
+    return {which: f"{significant(facts['weights'])}, {found}", "uncertainty": text or "none"}
+
+
+def start_label(provenance: Mapping[str, Any]) -> str:
+    """Returns what a model is to the one that its training or fit started from."""
+    if provenance.get("kind") != "linear fit":
+        return "fine-tuned from"
+    return "uncertainty added to" if provenance["linear"]["options"].get("keep_weights") else "refitted from"
+
+
 def _group(name: str, coupled: bool) -> str:
     return f"ν = {name}" if coupled else f"readout {name}"
 

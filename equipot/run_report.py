@@ -13,13 +13,13 @@ from equipot.deploy.md_files import THERMO, read_thermo
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.fit.run import METRICS
-from equipot.linear_report import fit_headline, fit_of, uncertainty_of
+from equipot.linear_report import fit_headline, fit_of, in_header, start_label, uncertainty_of
 from equipot.models import describe
 from equipot.models.model_file import ModelHeader, read_model_header
 from equipot.points import named_point, nearest_point
 from equipot.run_record import in_words, read_json
 from equipot.statistics import Statistics
-from equipot.study.citations import papers
+from equipot.study.citations import LAST_LAYER, papers
 from equipot.study.predictions import Predictions, ScanPath
 from equipot.study.report import Content, Dynamics, Headline, SetErrors, Table, write_report
 from equipot.study.style import duration, fixed, significant
@@ -270,7 +270,8 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
         if run
         else None,
         "backend": ": ".join(run["backend"].values()) if run.get("backend") else None,
-        "fine-tuned from": fine_tuned_from(header),
+        start_label(header.provenance): fine_tuned_from(header),
+        **in_header(header.provenance),
         "converted from": converted_from(header.provenance),
         "training data (SHA-256)": header.provenance.get("train_data"),
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
@@ -310,12 +311,15 @@ def fine_tuned_from(header: ModelHeader) -> str | None:
 def cited(header: ModelHeader) -> tuple[str, ...]:
     """Returns what to cite for a model: papers of what it is, also where it was made from a published one."""
     codes: list[str] = []
+    rigid = False
     facts: Any = header.provenance
     while isinstance(facts, Mapping):
         origin, start = facts.get("converted_from"), facts.get("start")
         codes += [str(origin["code"])] if isinstance(origin, Mapping) else []
+        rigid = rigid or (facts.get("kind") == "linear fit" and "start" in facts)
         facts = start["provenance"] if isinstance(start, Mapping) else None
-    return papers(nearest_point(header.design), codes, header.versions.get("equipot", ""))
+    known = papers(nearest_point(header.design), codes, header.versions.get("equipot", ""))
+    return (*known, LAST_LAYER) if rigid else known
 
 
 _ENDINGS = {

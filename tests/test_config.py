@@ -204,6 +204,7 @@ def test_every_key_has_a_meaning_and_the_defaults_are_those_in_use(section):
         "stress_key",
         "virial_key",
         "radial_mlp",
+        "degrees",
         "stages",
         "betas",
         "weight_decay_on",

@@ -88,6 +88,7 @@ def _checks(model: Path, structure: Path | None, backend: str) -> dict[str, dict
 
 
 def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
+    from equipot.linear_report import in_header, start_label
     from equipot.points import named_point
     from equipot.run_record import energies_in_words, in_words
     from equipot.run_report import converted_from, fine_tuned_from
@@ -105,7 +106,8 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
         ["versions", ", ".join(f"{name} {version}" for name, version in header.versions.items())],
         ["format", str(header.format_version)],
         *([["converted from", origin]] if (origin := converted_from(trained)) else []),
-        *([["fine-tuned from", start]] if (start := fine_tuned_from(header)) else []),
+        *([[start_label(trained), start]] if (start := fine_tuned_from(header)) else []),
+        *([label, text] for label, text in in_header(trained).items()),
         *([["training data (SHA-256)", str(trained["train_data"])]] if "train_data" in trained else []),
         *[[f"errors of {name}", in_words(errors)] for name, errors in _in_order(trained.get("errors", {}))],
     ]

@@ -24,6 +24,12 @@ NEQUIX = (
     "T. Koker, M. Kotak and T. Smidt, “Training a foundation model for materials on a budget” (2025). arXiv:2508.16067"
 )
 
+LAST_LAYER = (
+    "F. Bigi, S. Chong, M. Ceriotti and F. Grasselli, “A prediction rigidity formalism for low-cost uncertainties in "
+    "trained neural networks”, Machine Learning: Science and Technology 5, 045018 (2024). doi:10.1088/2632-2153/ad805f"
+)
+"""For the uncertainty of last layers."""
+
 _OF_CODES = {"mace-torch": MACE, "nequip": NEQUIP, "nequip-0.5": NEQUIP, "nequix": NEQUIX}
 """By the code that a model was converted from; models of the design-space paper's code are of several kinds."""
 _OF_FAMILIES = {"ace": ACE, "mace": MACE, "nequip": NEQUIP, "invariant": NEQUIP, "nequix": NEQUIX}

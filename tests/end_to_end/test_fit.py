@@ -100,6 +100,13 @@ def test_weights_are_kept_where_only_their_uncertainty_is_wanted(run, files, tmp
     assert result["linear"]["uncertainty"]["error_over_deviation"].keys() == {"energy", "forces"}
 
 
+def test_a_fitted_model_says_what_it_is(run, refitted):
+    said = call("info", refitted.model).stdout
+    for part in ("refitted from", "last weights", "normal equations", "exact covariance"):
+        assert part in said
+    assert "prediction rigidity" in refitted.report.read_text(encoding="utf-8")
+
+
 def test_the_size_of_a_fit_without_one(run, files, tmp_path):
     found = document(
         "fit", files / "train.extxyz", "--refit-readout", run.model, "--out", tmp_path / "fit", "--dry-run",
