@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from equipot.basis.cutoff import polynomial_envelope
 from equipot.design import Design
+from equipot.statistics import Statistics
 
 
 class RadialFeatures(NamedTuple):
@@ -41,23 +43,24 @@ class RadialBasis(nn.Module):
     Args:
         design: The axes radial_*, envelope_* and distance_transform.
         dtype: Type of the result and of trainable frequencies.
+        statistics: Measured distances, where the transform makes use of them.
 
     Source: Bessel: Gasteiger et al., ICLR 2020, Eq. 7. Prefactors: BOTNet and MACE; nequip.
     """
 
-    def __init__(self, design: Design, dtype: torch.dtype) -> None:
+    def __init__(self, design: Design, dtype: torch.dtype, statistics: Statistics | None = None) -> None:
         super().__init__()
         self.dtype = dtype
         self.p = design.envelope_p
         self.envelope_on_basis = design.envelope_on == "basis"
         own = {"product_r_max": None, "inner_envelope": 0.0}
         same = all(getattr(design, axis) == x for axis, x in own.items())
-        self.pair = None if same else RadialBasis(design.replace(**own), dtype)
+        self.pair = None if same else RadialBasis(design.replace(**own), dtype, statistics)
         self.inner = InnerEnvelope(design) if design.inner_envelope > 0 else NoInnerEnvelope()
         if design.product_r_max is not None:
             design = design.replace(product_r_max=None, r_max=design.product_r_max)
         self.r_max = design.r_max
-        self.transform = DISTANCE_TRANSFORMS[design.distance_transform](design.r_max)
+        self.transform = DISTANCE_TRANSFORMS[design.distance_transform](design.r_max, statistics)
         self.functions = RADIAL_BASES[design.radial_basis](design, dtype)
 
     def forward(
@@ -190,26 +193,38 @@ class Agnesi(_PairTransform):
 
 
 class AgnesiBond(_PairTransform):
-    r"""An Agnesi transform that is steepest at r₀, the sum of covalent radii, and zero at r_max.
+    r"""An Agnesi transform that is steepest at r₀, about the shortest distance of a pair, and zero at r_max.
 
         u = 1 / (1 + a (r/r₀)⁴ / (1 + (r/r₀)²)),   a = 10/13,   result (u − u(r_max)) / (1 − u(r_max))
 
-    Polynomials of it resolve distances about the bond length most finely.
+    Polynomials of it resolve distances about r₀ most finely. r₀ is the sum of covalent radii, or, for elements that are
+    not bonded to each other, the shortest distance in the training set.
+
+    Args:
+        r_max: Where it becomes zero, Å.
+        statistics: Elements and shortest distances.
 
     Source: Witt et al., J. Chem. Phys. 159, 164101 (2023), Eq. 17, with p = 2 and q = 4.
     """
 
     a = 10.0 / 13.0
+    shortest: Tensor
 
-    def __init__(self, r_max: float) -> None:
+    def __init__(self, r_max: float, statistics: Statistics | None) -> None:
         super().__init__()
         self.r_max = r_max
+        shortest = torch.zeros(len(self.radii), len(self.radii), dtype=torch.float64)
+        if statistics is not None and statistics.pair_distances:
+            pairs = combinations_with_replacement(statistics.species, 2)
+            for (first, second), distance in zip(pairs, statistics.pair_distances, strict=True):
+                shortest[first, second] = shortest[second, first] = distance
+        self.register_buffer("shortest", shortest, persistent=False)
 
     def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> Tensor:
         """Returns the transformed distance, between 0 (r_max) and 1 (r = 0)."""
-        radius = self.pair_radius(Z_sender, Z_receiver)
-        last = self._agnesi(self.r_max / radius)
-        return (self._agnesi(r / radius) - last) / (1.0 - last)
+        r0 = torch.maximum(self.pair_radius(Z_sender, Z_receiver), self.shortest[Z_sender, Z_receiver])
+        last = self._agnesi(self.r_max / r0)
+        return (self._agnesi(r / r0) - last) / (1.0 - last)
 
     def _agnesi(self, s: Tensor) -> Tensor:
         s = s * s
@@ -260,10 +275,12 @@ class InnerEnvelope(_PairTransform):
 RADIAL_BASES: dict[str, type[Bessel] | type[Chebyshev] | type[Legendre] | type[Gaussian]] = {
     "bessel": Bessel, "chebyshev": Chebyshev, "legendre": Legendre, "gaussian": Gaussian,
 }  # fmt: skip
-DISTANCE_TRANSFORMS: dict[str, Callable[[float], nn.Module]] = {
-    "none": lambda r_max: NoTransform(), "agnesi": lambda r_max: Agnesi(), "agnesi_bond": AgnesiBond,
-    "soft": lambda r_max: Soft(),
-}  # fmt: skip
+DISTANCE_TRANSFORMS: dict[str, Callable[[float, Statistics | None], nn.Module]] = {
+    "none": lambda r_max, statistics: NoTransform(),
+    "agnesi": lambda r_max, statistics: Agnesi(),
+    "agnesi_bond": AgnesiBond,
+    "soft": lambda r_max, statistics: Soft(),
+}
 
 
 def _onto_unit_interval(design: Design) -> tuple[float, float]:

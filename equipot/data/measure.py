@@ -38,6 +38,7 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
     total_energy_mean          mean of E/N over structures
     force_rms                  root mean square of all force components
     mean_neighbours            mean number of neighbours within the cutoff over all atoms
+    pair_distances             shortest distance of each pair of elements within the cutoff
     =========================  ==================================================================
 
     Where compositions cannot tell the elements apart, energy_mean_per_species is energy_mean for each.
@@ -66,6 +67,7 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
         energy_mean_per_species=per_element,
         total_energy_mean=total,
         min_distance=float(dataset.min_distances.min()),
+        pair_distances=_pair_distances(dataset),
     )
     return Measurement(statistics, (*atomic_energies.warnings, *energy_warnings, *force_warnings))
 
@@ -83,6 +85,17 @@ def _neighbours(dataset: Dataset) -> tuple[float, tuple[float, ...]]:
             "learn. Raise r_max, or check that positions are in Å."
         )
     return float(edges.sum() / atoms.sum()), tuple((edges / atoms).tolist())
+
+
+def _pair_distances(dataset: Dataset) -> tuple[float, ...]:
+    species = np.array(dataset.species)
+    nearest = np.full((len(species), len(species)), np.inf)
+    for graph in dataset.graphs:
+        z = np.searchsorted(species, graph.atomic_numbers.numpy())
+        lengths = np.linalg.norm(graph.vectors().numpy(), axis=1)
+        np.minimum.at(nearest, (z[graph.receivers.numpy()], z[graph.senders.numpy()]), lengths)
+    pairs = nearest[np.triu_indices(len(species))]
+    return tuple(np.where(np.isfinite(pairs), pairs, 0.0).tolist())
 
 
 def _force_rms(dataset: Dataset) -> tuple[float, tuple[str, ...]]:

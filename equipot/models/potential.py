@@ -104,7 +104,7 @@ class Potential(nn.Module):
         self.embedding = element_embedding(design, len(statistics.species), dtype)
         sign = -1.0 if design.edge_vector == "to_receiver" else 1.0
         self.harmonics = EdgeHarmonicsOperation(design.max_ell, sign, dtype)
-        self.radial_basis = RadialBasis(design, dtype)
+        self.radial_basis = RadialBasis(design, dtype, statistics)
         layers = interaction_layers(design, statistics, dtype)
         plans = [layer.plan for layer in layers]
         self.layers = nn.ModuleList(layers)

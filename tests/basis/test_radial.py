@@ -5,8 +5,10 @@ import pytest
 import torch
 from ase.data import covalent_radii
 
-from equipot.basis import RadialBasis
-from equipot.points import mace
+from equipot.basis import RadialBasis, RadialFeatures
+from equipot.points import ace_linear, mace
+from equipot.statistics import Statistics
+from tests.physics.small import STATISTICS
 
 R_MAX, NUM = 4.0, 5
 r = np.array([0.7, 1.0, 1.9, 2.6, 3.7])
@@ -40,3 +42,47 @@ def test_chebyshev_polynomials_of_the_reduced_distance(transform, u):
     """T_n(2u − 1) = cos(n arccos(2u − 1)), n = 1 … 5; u = r/r_max, or what the Agnesi transform makes of r."""
     expected = np.stack([np.cos(n * np.arccos(2.0 * u - 1.0)) for n in range(1, NUM + 1)], axis=1)
     assert basis(radial_basis="chebyshev", distance_transform=transform) == pytest.approx(expected, abs=1e-12)
+
+
+def agnesi_bond(shortest: float, cutoff: float = R_MAX) -> np.ndarray:
+    """(u(r) − u(cutoff)) / (1 − u(cutoff)), u = 1 / (1 + a s⁴/(1 + s²)), s = r/r₀, a = 10/13 (Witt et al. 2023)."""
+    r0 = np.maximum(covalent_radii[Z_SENDER] + covalent_radii[Z_RECEIVER], shortest)
+    u, end = (1.0 / (1.0 + 10 / 13 * (x / r0) ** 4 / (1.0 + (x / r0) ** 2)) for x in (r, cutoff))
+    return (u - end) / (1.0 - end)
+
+
+def linear(x: np.ndarray, numbers: Statistics | None = None, **axes) -> RadialFeatures:
+    """The basis of linear ACE over the envelope, and its two-body functions over theirs."""
+    design = ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=0, **axes)
+    arguments = (torch.from_numpy(a) for a in (x, Z_SENDER, Z_RECEIVER))
+    return RadialBasis(design, torch.float64, numbers)(*arguments)
+
+
+@pytest.mark.parametrize("shortest", [0.0, 1.7])
+def test_legendre_polynomials_are_steepest_about_the_bond_or_the_shortest_distance(shortest):
+    """√(2n + 1) P_n(2t − 1), n from 0, times 1 − 6x² + 8x³ − 3x⁴."""
+    pairs = (shortest,) * 6
+    measured = STATISTICS.model_copy(update={"pair_distances": pairs})
+    t, x = agnesi_bond(shortest), r / R_MAX
+    envelope = 1 - 6 * x**2 + 8 * x**3 - 3 * x**4
+    P = [np.polynomial.Legendre.basis(n)(2 * t - 1) * np.sqrt(2 * n + 1) for n in range(NUM)]
+    expected = np.stack(P, axis=1) * envelope[:, None]
+    found = linear(r, measured, radial_basis="legendre")
+    assert found.basis.numpy() == pytest.approx(expected, abs=1e-12)
+    assert found.pair is None
+
+
+def test_products_have_a_cutoff_and_an_inner_envelope_of_their_own():
+    features = linear(r, product_r_max=2.5)
+    assert features.basis[r >= 2.5].abs().max() == 0
+    assert features.pair[3].abs().min() > 0
+    t, x = agnesi_bond(0.0, 2.5), r / 2.5
+    constant = np.where(x < 1, 1 - 6 * x**2 + 8 * x**3 - 3 * x**4, 0.0)
+    assert features.basis[:, 0].numpy() == pytest.approx(constant, abs=1e-13)
+    assert features.basis[:, 1].numpy() == pytest.approx(constant * (2 * t - 1), abs=1e-12)
+    design = ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=1.0)
+    arguments = (torch.from_numpy(a) for a in (0.5 * r, Z_SENDER, Z_RECEIVER))
+    near = RadialBasis(design, torch.float64)(*arguments)
+    s = 0.5 * r / (covalent_radii[Z_SENDER] + covalent_radii[Z_RECEIVER])
+    inner = np.where(s < 1, 6 * s**2 - 8 * s**3 + 3 * s**4, 1.0)
+    assert near.basis.numpy() == pytest.approx(near.pair.numpy() * inner[:, None], abs=1e-13)

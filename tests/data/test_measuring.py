@@ -165,6 +165,7 @@ def test_statistics_of_a_crystal():
         assert statistics.mean_neighbours == neighbours
         assert statistics.mean_neighbours_per_species == (neighbours,)
     assert statistics.min_distance == pytest.approx(a / np.sqrt(2))
+    assert statistics.pair_distances == pytest.approx((a / np.sqrt(2),))
     assert statistics.force_rms == pytest.approx(np.sqrt((2 * 1 + 2 * 4) / 12))
     assert statistics.energy_mean == pytest.approx(-2.5)
     assert statistics.energy_std == pytest.approx(0.5)
@@ -175,6 +176,8 @@ def test_statistics_of_a_crystal():
 def test_neighbours_of_each_element(cluster):
     frames = [frame(cluster(0, "CO2", scale=0.0))]
     statistics = measure(Dataset(frames, 1.4), find_atomic_energies(frames, "mean_shift", {})).statistics
+    positions, (C, O, _) = frames[0].atoms.positions, np.argsort(frames[0].atoms.numbers)
+    assert statistics.pair_distances == pytest.approx((0, np.linalg.norm(positions[C] - positions[O]), 0))
     assert statistics.mean_neighbours_per_species == (2.0, 1.0)
     assert statistics.mean_neighbours == pytest.approx(4 / 3)
 
