@@ -176,8 +176,8 @@ def test_statistics_of_a_crystal():
 def test_neighbours_of_each_element(cluster):
     frames = [frame(cluster(0, "CO2", scale=0.0))]
     statistics = measure(Dataset(frames, 1.4), find_atomic_energies(frames, "mean_shift", {})).statistics
-    positions, (C, O, _) = frames[0].atoms.positions, np.argsort(frames[0].atoms.numbers)
-    assert statistics.pair_distances == pytest.approx((0, np.linalg.norm(positions[C] - positions[O]), 0))
+    positions, (carbon, oxygen, _) = frames[0].atoms.positions, np.argsort(frames[0].atoms.numbers)
+    assert statistics.pair_distances == pytest.approx((0, np.linalg.norm(positions[carbon] - positions[oxygen]), 0))
     assert statistics.mean_neighbours_per_species == (2.0, 1.0)
     assert statistics.mean_neighbours == pytest.approx(4 / 3)
 
