@@ -23,6 +23,7 @@ class Statistics(BaseModel):
         min_distance: Shortest distance between two atoms, Å.
         pair_distances: Shortest distance between atoms of each pair of elements, Å: first element outermost, second not
             before it; 0 where there was none within r_max. Empty where it was not measured.
+        species_fractions: Fraction of atoms of each element. Empty where it was not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class Statistics(BaseModel):
     total_energy_mean: float = 0.0
     min_distance: float = Field(0.0, ge=0)
     pair_distances: tuple[float, ...] = ()
+    species_fractions: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Statistics":
@@ -50,6 +52,8 @@ class Statistics(BaseModel):
         for name in ("atomic_energies", "mean_neighbours_per_species", "energy_mean_per_species"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} species")
+        if len(self.species_fractions) not in (0, n):
+            raise ValueError(f"species_fractions has {len(self.species_fractions)} entries for {n} species")
         if len(self.pair_distances) not in (0, n * (n + 1) // 2):
             raise ValueError(f"pair_distances has {len(self.pair_distances)} entries for {n * (n + 1) // 2} pairs")
         return self

@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from equipot import design as design_module
 from equipot.design import Design
+from equipot.design_rules import rules
 from equipot.errors import EquipotError
 from equipot.points import NAMED_POINTS, ace_linear, botnet, mace, named_point, nequip
 from equipot.statistics import Statistics
@@ -57,6 +57,7 @@ IMPOSSIBLE = [
     ({"chebyshev_lowest": 0}, r"chebyshev_lowest=0 has no effect with radial_basis='bessel'; set it to 1"),
     ({"degrees": (4.0, 5.0)}, r"degrees=\(4\.0, 5\.0\) belongs to coupled channels; set channel_coupling='coupled'"),
     ({"degree_weight_ell": 2.0}, r"degree_weight_ell=2\.0 belongs to coupled channels"),
+    ({"degree_rarity": 1.0}, r"degree_rarity=1\.0 belongs to coupled channels"),
     ({"product_r_max": 3.0}, r"product_r_max=3\.0 belongs to coupled channels"),
     ({"inner_envelope": 0.5}, r"inner_envelope=0\.5 belongs to coupled channels"),
     ({"readout": "sum"}, r"readout='sum' belongs to coupled channels; choose linear, two_linear, mlp, mlp_bias"),
@@ -113,13 +114,13 @@ def test_the_size_of_linear_ace_follows_from_its_degrees():
 def test_every_rule_is_tested_here():
     """The number of rules and of the combinations that break them; a new rule needs a case above."""
     plain = Design()
-    rules = design_module._rules(plain)
-    assert not any(broken for broken, _ in rules)
+    known = rules(plain)
+    assert not any(broken for broken, _ in known)
     reached = set()
     for axes, _ in IMPOSSIBLE:
         broken = plain.model_copy(update=axes)
-        reached |= {n for n, (impossible, _) in enumerate(design_module._rules(broken)) if impossible}
-    assert reached == set(range(len(rules)))
+        reached |= {n for n, (impossible, _) in enumerate(rules(broken)) if impossible}
+    assert reached == set(range(len(known)))
 
 
 @pytest.mark.parametrize(("axes", "message"), WRONG_VALUES, ids=lambda x: str(x)[:40])

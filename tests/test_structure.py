@@ -15,7 +15,7 @@ import equipot
 PACKAGE = Path(equipot.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"design", "points", "statistics", "units", "errors", "files"},
+    {"design", "design_rules", "points", "statistics", "units", "errors", "files"},
     {"o3", "geometry"},
     {"basis", "kernels"},
     {"interactions"},

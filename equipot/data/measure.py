@@ -68,6 +68,7 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
         total_energy_mean=total,
         min_distance=float(dataset.min_distances.min()),
         pair_distances=_pair_distances(dataset),
+        species_fractions=_fractions(dataset),
     )
     return Measurement(statistics, (*atomic_energies.warnings, *energy_warnings, *force_warnings))
 
@@ -85,6 +86,11 @@ def _neighbours(dataset: Dataset) -> tuple[float, tuple[float, ...]]:
             "learn. Raise r_max, or check that positions are in Å."
         )
     return float(edges.sum() / atoms.sum()), tuple((edges / atoms).tolist())
+
+
+def _fractions(dataset: Dataset) -> tuple[float, ...]:
+    counts = compositions(dataset.frames, dataset.species).sum(axis=0)
+    return tuple((counts / counts.sum()).tolist())
 
 
 def _pair_distances(dataset: Dataset) -> tuple[float, ...]:

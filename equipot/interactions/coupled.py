@@ -1,6 +1,7 @@
 """The layer of linear ACE: coupled channels, every factor of a product with its own n, ℓ and element."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +38,27 @@ class CoupledPlan:
     num_pair: int
 
 
-def plan_coupled(design: Design, num_species: int) -> CoupledPlan:
-    """Returns the plan of the one layer of a coupled design for this number of elements."""
-    product = CoupledProduct(num_species, design.max_ell, design.num_radial, design.degrees, design.degree_weight_ell)
+def plan_coupled(design: Design, num_species: int, fractions: Sequence[float] = ()) -> CoupledPlan:
+    """Returns the plan of the one layer of a coupled design.
+
+    Args:
+        design: The axes.
+        num_species: Number of elements.
+        fractions: Fraction of each element in the training set, which `degree_rarity` makes costs of; none if empty.
+    """
+    product = CoupledProduct(
+        num_species, design.max_ell, design.num_radial, design.degrees, design.degree_weight_ell,
+        _costs(design.degree_rarity, fractions),
+    )  # fmt: skip
     return CoupledPlan(0, Irreps([(num_species, "0e")]), Irreps("1x0e"), product, int(design.degrees[0]))
+
+
+def _costs(rarity: float, fractions: Sequence[float]) -> tuple[float, ...]:
+    """κ log₂(1 / x_z) of elements that occur; those that do not are as rare as the rarest."""
+    present = [x for x in fractions if x > 0]
+    if rarity == 0 or not present:
+        return ()
+    return tuple(rarity * math.log2(1.0 / (x if x > 0 else min(present))) for x in fractions)
 
 
 class CoupledInteraction(nn.Module):
@@ -65,7 +83,7 @@ class CoupledInteraction(nn.Module):
 
     def __init__(self, design: Design, plan: CoupledPlan, statistics: Statistics, dtype: torch.dtype) -> None:
         super().__init__()
-        num_species, num_functions = len(statistics.species), plan.product.num_functions
+        num_species, num_functions = len(statistics.species), int(plan.product.active.sum())
         self.plan = plan
         self.atomic_basis = AtomicBasisOperation(plan.product, dtype)
         self.energy = CoupledEnergyOperation(plan.product, dtype)
@@ -74,8 +92,8 @@ class CoupledInteraction(nn.Module):
         pair_of = torch.zeros(num_species, num_species, dtype=torch.int64)
         pair_of[first, second] = pair_of[second, first] = torch.arange(len(first))
         self.register_buffer("pair_of", pair_of, persistent=False)
-        scale = 1.0 / math.sqrt(max(1, num_functions))
-        self.weights = nn.Parameter(scale * torch.randn(num_species, num_functions, dtype=dtype))
+        scale = math.sqrt(num_species / max(1, num_functions))
+        self.weights = nn.Parameter(scale * torch.randn(num_functions, dtype=dtype))
         self.pair_weights = nn.Parameter(scale * torch.randn(len(first), plan.num_pair, dtype=dtype))
 
     def forward(self, h: Float[Tensor, "node dim_in"], edges: Edges, elements: Elements) -> Float[Tensor, "owned one"]:

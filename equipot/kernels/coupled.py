@@ -31,7 +31,7 @@ class Function(NamedTuple):
     Attributes:
         factors: (z, n, l) of each factor, n from 1, in the order in which they are coupled.
         number: Which of the invariants of these factors.
-        degree: Σ (n + w l).
+        degree: Σ (n + w l), and the costs of the elements.
     """
 
     factors: tuple[Factor, ...]
@@ -84,7 +84,7 @@ class Program(NamedTuple):
 
 @dataclass(frozen=True)
 class CoupledProduct:
-    r"""The functions of orders 2 … correlation with Σ_t (n_t + w l_t) ≤ D_ν.
+    r"""The functions of orders 2 … correlation with Σ_t (n_t + w l_t + c_{z_t}) ≤ D_ν.
 
     A is [atom, (z, lm, n)], flat, n contiguous and from 1.
 
@@ -94,6 +94,8 @@ class CoupledProduct:
         num_radial: Highest n.
         degrees: D_1 … D_ν. D_1 is that of the two-body part, which is not made here.
         ell_weight: w.
+        costs: What a factor of each element adds to the degree; none where it is empty. A centre adds the same: rare
+            elements have fewer functions.
     """
 
     num_species: int
@@ -101,6 +103,7 @@ class CoupledProduct:
     num_radial: int
     degrees: tuple[float, ...]
     ell_weight: float
+    costs: tuple[float, ...] = ()
 
     @property
     def correlation(self) -> int:
@@ -121,17 +124,16 @@ class CoupledProduct:
     def key(self) -> str:
         """The description as one string, for operators."""
         sizes = (self.num_species, self.max_ell, self.num_radial)
-        degrees = ",".join(repr(float(D)) for D in self.degrees)
-        return "|".join([*map(str, sizes), degrees, repr(float(self.ell_weight))])
+        degrees, costs = (",".join(repr(float(x)) for x in some) for some in (self.degrees, self.costs))
+        return "|".join([*map(str, sizes), degrees, repr(float(self.ell_weight)), costs])
 
     @staticmethod
     @lru_cache(maxsize=256)
     def from_key(key: str) -> "CoupledProduct":
         """Returns the description of a key."""
-        species, ell, radial, degrees, weight = key.split("|")
-        return CoupledProduct(
-            int(species), int(ell), int(radial), tuple(float(D) for D in degrees.split(",")), float(weight)
-        )
+        species, ell, radial, degrees, weight, costs = key.split("|")
+        D, c = (tuple(float(x) for x in some.split(",") if x) for some in (degrees, costs))
+        return CoupledProduct(int(species), int(ell), int(radial), D, float(weight), c)
 
     @cached_property
     def functions(self) -> tuple[Function, ...]:
@@ -146,6 +148,14 @@ class CoupledProduct:
     def num_functions(self) -> int:
         """Number of functions."""
         return len(self.functions)
+
+    @cached_property
+    def active(self) -> np.ndarray:
+        """Which functions each element has as a centre, bool [species, function]."""
+        limits = np.array([self.degrees[function.order - 1] for function in self.functions])
+        degrees = np.array([function.degree for function in self.functions])
+        costs = np.array(self.costs or (0.0,) * self.num_species)
+        return degrees + costs[:, None] <= limits + _TOLERANCE
 
     @cached_property
     def counts_by_order(self) -> dict[int, int]:
@@ -164,7 +174,8 @@ class CoupledProduct:
         return (z * self.num_lm + np.arange(ell**2, (ell + 1) ** 2)) * self.num_radial + n - 1
 
     def _degree(self, factors: tuple[Factor, ...]) -> float:
-        return float(sum(n + self.ell_weight * ell for _, n, ell in factors))
+        costs = sum(self.costs[z] for z, _, _ in factors) if self.costs else 0.0
+        return float(sum(n + self.ell_weight * ell for _, n, ell in factors) + costs)
 
     def _place(self, factors: tuple[Factor, ...]) -> tuple[list[int], float]:
         return sorted(z for z, _, _ in factors), self._degree(factors)
@@ -178,7 +189,7 @@ class CoupledProduct:
             for z in range(self.num_species)
             for n in range(1, self.num_radial + 1)
         ]
-        one.sort(key=lambda factor: factor[1] + self.ell_weight * factor[2])  # stable
+        one.sort(key=lambda factor: self._degree((factor,)))  # stable
         found: list[tuple[Factor, ...]] = []
         for nu in range(2, self.correlation + 1):
             group = _chosen(one, [self._degree((factor,)) for factor in one], nu, self.degrees[nu - 1])

@@ -46,22 +46,42 @@ class CoupledEnergyOperation(CpuOperation):
     """Evaluates a `CoupledProduct`, contracted with the weights of its functions."""
 
     kind = "coupled"
+    active: Tensor
 
     def __init__(self, description: CoupledProduct, dtype: torch.dtype) -> None:
         super().__init__(description, dtype)
         self.reference = ReferenceCoupled(description, dtype)
+        active = torch.from_numpy(description.active)
+        self.register_buffer("active", torch.nonzero(active.flatten()).flatten(), persistent=False)
         self._kept = Kept()
 
     def forward(
-        self, A: Float[Tensor, "owned dim"], weights: Float[Tensor, "species function"], groups: SpeciesGroups
+        self,
+        A: Float[Tensor, "owned dim"],
+        weights: Float[Tensor, " active"] | Float[Tensor, "species function"],
+        groups: SpeciesGroups,
     ) -> Float[Tensor, " owned"]:
-        """Returns e_i = Σ_f c[z_i, f] B_i[f]; weights have one row for each element of centres, or one for all."""
-        W = self._kept([weights], lambda given: self.reference.fold(given[0]))
+        """Returns e_i = Σ_f c[z_i, f] B_i[f].
+
+        Args:
+            A: One-particle basis.
+            weights: c of the active functions, the centre's element outermost; or of all, with one row for each element
+                of centres, or one for all.
+            groups: The atoms by element.
+        """
+        W = self._kept([weights], lambda given: self.reference.fold(self._of_all(given[0])))
         if not self.fused:
             return self.reference.energy(A, W, groups)
         order, starts = (groups.order, groups.starts) if W.shape[0] > 1 else (None, None)
         gradient = A.requires_grad and torch.is_grad_enabled()
         return torch.ops.equipot.coupled_energy(A, W, order, starts, gradient, self.key)[0]
+
+    def _of_all(self, weights: Tensor) -> Float[Tensor, "species function"]:
+        """The weights of all functions, zero where they are not active."""
+        if weights.dim() == 2:
+            return weights
+        sizes = (self.description.num_species, self.description.num_functions)
+        return weights.new_zeros(sizes[0] * sizes[1]).index_copy(0, self.active, weights).view(sizes)
 
 
 class CoupledBasisOperation(CpuOperation):

@@ -61,10 +61,13 @@ class CoupledFeatures:
             raise EquipotError("these are the columns of linear ACE (`ace_linear`), which this potential is not.")
         self.potential, self.layer = potential, layer
         product = layer.plan.product
-        S, F = product.num_species, product.num_functions
-        self.operation = CoupledRowsOperation(product, torch.arange(S * F).view(S, F)).to(layer.weights.device)
+        active = torch.from_numpy(product.active)
+        columns = torch.full(active.shape, -1)
+        columns[active] = torch.arange(int(active.sum()))
+        self.operation = CoupledRowsOperation(product, columns).to(layer.weights.device)
         follow_backend(self.operation, potential)
-        self.num_functions, self.num_columns = S * F, S * F + layer.pair_weights.numel()
+        self.num_functions = layer.weights.numel()
+        self.num_columns = self.num_functions + layer.pair_weights.numel()
         self.atoms_at_once = _ATOMS
         self.penalties, self.orders = _prior(layer, potential.design.degree_weight_ell)
         self._basis = copy.deepcopy(potential.radial_basis)
@@ -171,9 +174,10 @@ _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 def _prior(layer: CoupledInteraction, weight: float) -> tuple[Tensor, Tensor]:
     """Γ and ν of each column."""
-    functions, S = layer.plan.product.functions, layer.plan.product.num_species
-    rough = [sum(n**SMOOTHNESS + (weight * ell) ** SMOOTHNESS for _, n, ell in f.factors) for f in functions]
+    product = layer.plan.product
+    rough = [sum(n**SMOOTHNESS + (weight * ell) ** SMOOTHNESS for _, n, ell in f.factors) for f in product.functions]
+    of = torch.from_numpy(product.active).nonzero()[:, 1]
     pairs = torch.arange(1, layer.plan.num_pair + 1).double().pow(SMOOTHNESS).repeat(len(layer.pair_weights))
-    penalties = torch.cat([torch.tensor(rough, dtype=torch.float64).repeat(S), pairs])
-    orders = torch.tensor([f.order for f in functions]).repeat(S)
+    penalties = torch.cat([torch.tensor(rough, dtype=torch.float64)[of], pairs])
+    orders = torch.tensor([f.order for f in product.functions], dtype=torch.int64)[of]
     return penalties, torch.cat([orders, torch.ones(len(pairs), dtype=torch.int64)])

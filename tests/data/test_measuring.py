@@ -178,6 +178,7 @@ def test_neighbours_of_each_element(cluster):
     statistics = measure(Dataset(frames, 1.4), find_atomic_energies(frames, "mean_shift", {})).statistics
     positions, (carbon, oxygen, _) = frames[0].atoms.positions, np.argsort(frames[0].atoms.numbers)
     assert statistics.pair_distances == pytest.approx((0, np.linalg.norm(positions[carbon] - positions[oxygen]), 0))
+    assert statistics.species_fractions == pytest.approx((1 / 3, 2 / 3))
     assert statistics.mean_neighbours_per_species == (2.0, 1.0)
     assert statistics.mean_neighbours == pytest.approx(4 / 3)
 

@@ -1,5 +1,7 @@
 """Linear ACE is linear in its weights: the rows of the design matrix are the derivatives of what it predicts."""
 
+import math
+
 import pytest
 import torch
 
@@ -15,14 +17,23 @@ from tests.kernels.fused import needs_compiler
 from tests.physics.small import R_MAX, SMALL, STATISTICS, cluster, crystal, slab
 
 DESIGNS = {
-    "chebyshev": ace_linear(r_max=R_MAX, degrees=(4, 5, 5, 5)),
-    "legendre": ace_linear(r_max=R_MAX, degrees=(3, 5, 6), radial_basis="legendre", shift="mean"),
-    "bessel": ace_linear(r_max=R_MAX, degrees=(5, 6), radial_basis="bessel", distance_transform="none"),
-    "radial alone": ace_linear(r_max=R_MAX, degrees=(5, 6), max_ell=0),
+    "chebyshev": ace_linear(r_max=R_MAX, degrees=(4, 5, 5, 5), degree_rarity=0),
+    "legendre": ace_linear(r_max=R_MAX, degrees=(3, 5, 6), radial_basis="legendre", degree_rarity=0, shift="mean"),
+    "bessel": ace_linear(
+        r_max=R_MAX, degrees=(5, 6), radial_basis="bessel", degree_rarity=0, distance_transform="none"
+    ),
+    "rare elements": ace_linear(r_max=R_MAX, degrees=(3, 9, 11), degree_rarity=1.0),
+    "radial alone": ace_linear(r_max=R_MAX, degrees=(5, 6), max_ell=0, degree_rarity=0),
     "five factors": ace_linear(
-        r_max=R_MAX, degrees=(2, 4, 5, 6, 7), pair_repulsion="zbl", inner_envelope=1.0, product_r_max=2.3
+        r_max=R_MAX,
+        degrees=(2, 4, 5, 6, 7),
+        pair_repulsion="zbl",
+        degree_rarity=0,
+        inner_envelope=1.0,
+        product_r_max=2.3,
     ),
 }
+NUMBERS = STATISTICS.model_copy(update={"species_fractions": (0.6, 0.3, 0.1), "pair_distances": (1.4,) * 6})
 backends = pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_compiler)])
 
 
@@ -34,7 +45,7 @@ def batch():
 @backends
 @pytest.mark.parametrize("name", DESIGNS)
 def test_prediction_is_offset_and_rows_times_weights(name, backend):
-    potential = Potential(DESIGNS[name], STATISTICS, dtype=torch.float64, seed=3)
+    potential = Potential(DESIGNS[name], NUMBERS, dtype=torch.float64, seed=3)
     expected, graph = evaluate(potential, batch()), batch()
     use_backend(potential, backend)
     features = CoupledFeatures(potential)
@@ -81,6 +92,22 @@ def test_the_prior_grows_with_the_degree_and_columns_know_their_order():
     degrees = torch.tensor([f.degree for f in layer.plan.product.functions])
     of_functions = features.penalties[: len(degrees)]
     assert torch.corrcoef(torch.stack([degrees, of_functions]))[0, 1] > 0.5
+
+
+def test_rare_elements_have_fewer_functions():
+    """Each halving of an element's fraction adds one degree, for a factor as for the centre."""
+    design = DESIGNS["rare elements"]
+    product = Potential(design, NUMBERS).layers[0].plan.product
+    assert product.costs == pytest.approx([math.log2(1 / x) for x in (0.6, 0.3, 0.1)])
+    per_centre = product.active.sum(axis=1)
+    assert per_centre[0] > per_centre[1] > per_centre[2] > 0
+    for z, active in enumerate(product.active):
+        for f, function in enumerate(product.functions):
+            elements = [z, *(factor[0] for factor in function.factors)]
+            degree = sum(n + ell for _, n, ell in function.factors) + sum(product.costs[e] for e in elements)
+            assert active[f] == (degree <= design.degrees[function.order - 1] + 1e-9)
+    unknown = NUMBERS.model_copy(update={"species_fractions": ()})
+    assert Potential(design, unknown).layers[0].plan.product.active.all()
 
 
 def test_other_potentials_are_refused_by_name():

@@ -29,6 +29,7 @@ STATISTICS = Statistics(
     energy_mean_per_species=(-1.0, -3.0, -2.0),
     total_energy_mean=-7.0,
     min_distance=0.9,
+    species_fractions=(0.5, 0.3, 0.2),
 )
 SMALL = {"r_max": R_MAX, "channels": 3, "max_ell": 2, "num_radial": 4, "radial_mlp": (6,), "readout_hidden": 4}
 _SIZES = {
@@ -44,7 +45,7 @@ _SIZES = {
 def point(name: str, **axes) -> Design:
     """A named point with few channels, layers and degrees."""
     if name == "ace_linear":
-        return named_point(name, **{"r_max": R_MAX, "degrees": (4, 5, 5, 5), **axes})
+        return named_point(name, **{"r_max": R_MAX, "degrees": (4, 7, 8, 9), **axes})
     size = _SIZES.get(name, {"max_L": 1, "layers": 2})
     return named_point(name, **{**SMALL, **size, **axes})
 

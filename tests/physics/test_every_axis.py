@@ -16,7 +16,7 @@ OTHER_VALUES = {
     "r_max": 2.5, "layers": 1, "max_ell": 1, "max_L": 0, "channels": 5, "num_radial": 6, "radial_mlp": (5, 5),
     "envelope_p": 3, "embedding_channels": 4, "edge_channels": 4, "correlation": 2, "readout_hidden": 7, "heads": 2,
     "readout_depth": 3, "repulsion_p": 9, "degrees": (3.0, 4.0, 5.0, 6.0), "degree_weight_ell": 0.7,
-    "inner_envelope": 1.0, "chebyshev_lowest": 0, "product_r_max": 2.2,
+    "inner_envelope": 1.0, "chebyshev_lowest": 0, "product_r_max": 2.2, "degree_rarity": 0.5,
 }  # fmt: skip
 BASES = {
     "ace": point("ace"),
@@ -60,7 +60,7 @@ def test_every_value_of_every_axis_works_or_says_why_not(base):
         assert prediction.forces.abs().max() > 1e-8, (axis, value)
         assert relative(turned.forces.norm(dim=1), prediction.forces.norm(dim=1)) < 1e-10, (axis, value)
     assert ("heads", 2) in refused
-    assert len(refused) < (70 if base == "ace_linear" else 24), "four axes are those of coupled channels"
+    assert len(refused) < (70 if base == "ace_linear" else 25), "five axes are those of coupled channels"
 
 
 def test_every_axis_changes_the_function_of_some_point():
