@@ -206,7 +206,8 @@ def _write_report(
 
     header = read_model_header(model)
     point = str(header.provenance.get("config", {}).get("design", {}).get("name", ""))
-    described = describe(header.design, header.statistics.species)
+    numbers = header.statistics
+    described = describe(header.design, numbers.species, numbers.species_fractions)
     sets = {name: each.as_dict() for name, each in found.items()}
     content = Content(
         title=f"{model.name} on {', '.join(found)}",

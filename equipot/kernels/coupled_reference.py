@@ -1,6 +1,5 @@
 """Plain-torch evaluation of the operations of linear ACE: their definition, differentiable to any order."""
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -40,7 +39,8 @@ class ReferenceCoupled(nn.Module):
         self.num_functions = description.num_functions
         program = description.program
         self.num_pairs, self.levels = program.num_pairs, program.levels
-        self.made = np.concatenate([[description.dim], program.dst[np.array(program.levels[1:], int) - 1] + 1]).tolist()
+        ends = program.levels[1:]
+        self.made = [description.dim, *(int(program.dst[end - 1]) + 1 if end else description.dim for end in ends)]
         for name in ("dst", "a", "b", "pair_a", "pair_b", "function", "pair"):
             self.register_buffer(name, torch.from_numpy(getattr(program, name)), persistent=False)
         for name in ("coefficient", "value"):

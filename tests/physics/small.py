@@ -45,7 +45,7 @@ _SIZES = {
 def point(name: str, **axes) -> Design:
     """A named point with few channels, layers and degrees."""
     if name == "ace_linear":
-        return named_point(name, **{"r_max": R_MAX, "degrees": (4, 7, 8, 9), **axes})
+        return named_point(name, **{"r_max": R_MAX, "degrees": (4, 8, 10, 12), **axes})
     size = _SIZES.get(name, {"max_L": 1, "layers": 2})
     return named_point(name, **{**SMALL, **size, **axes})
 

@@ -97,7 +97,7 @@ def fingerprint(model: Potential, graph) -> tuple:
 @pytest.mark.parametrize("base", BASES)
 def test_descriptions_agree_with_the_model_that_they_describe(base):
     design = BASES[base]
-    text = describe(design, STATISTICS.species)
+    text = describe(design, STATISTICS.species, STATISTICS.species_fractions)
     model = Potential(design, STATISTICS)
     assert text["parameters"] == sum(p.numel() for p in model.parameters())
     assert 0 < text["active_parameters"] <= text["parameters"]

@@ -50,7 +50,7 @@ class LinearFitOptions(BaseModel):
         "structures is smallest, or a number ≥ 0 in units of the weighted sum of squares",
     )
     smoothness: float = Field(
-        default=1.0,
+        default=0.3,
         ge=0,
         description="power of the model's smoothness prior Γ; 0 holds all weights alike (compare log_evidence)",
     )
