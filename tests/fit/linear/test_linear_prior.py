@@ -218,10 +218,10 @@ def test_variances_are_those_of_the_inverse_matrix():
     penalties = 1.0 + torch.arange(12) % 4
     features = PairFeatures(4, penalties=penalties)
     data = made_by(hidden(PairFeatures(4)), 10, noise=(0.02, 0.1, 0.2))
-    result = fit_linear(features, data, None, LinearFitOptions(prior=0.5))
+    result = fit_linear(features, data, None, LinearFitOptions(prior=0.5, smoothness=1.0))
     posterior = result.posterior
     kept = KeptRows(result.survey.rows, 12, None)
-    Assembly(features, Weighting(LinearFitOptions(), data), result.plan).stream(kept)
+    Assembly(features, Weighting(LinearFitOptions(smoothness=1.0), data), result.plan).stream(kept)
     X = kept.array[:, :-1] * penalties.numpy()
     K = X.T @ X + 0.5 * np.diag(penalties.numpy().astype(float) ** 2)
     covariance = posterior.noise**2 * np.linalg.inv(K)
