@@ -78,10 +78,10 @@ def evaluate(  # noqa: PLR0913 (one parameter for each flag)
     """
     from equipot.fit.reporter import logging_to
     from equipot.kernels.backend import choice_of
+    from equipot.models.linear import own_uncertainty
     from equipot.models.model_file import load_potential
     from equipot.study.cost import threads as using
     from equipot.study.evaluate import evaluate_set, write_predictions
-    from equipot.study.uncertainty import own_uncertainty
 
     named = dict(zip(_names(files), files, strict=True))
     check_output("--out", out, [model, *files], structures=True)

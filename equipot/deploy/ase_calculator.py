@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,18 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from equipot.deploy.compiled import Engine, Plain, compiled_path, load_compiled
 from equipot.deploy.neighbours import SkinNeighbours
 from equipot.errors import EquipotError
+from equipot.geometry import Graph
 from equipot.interactions import radial_choice
 from equipot.kernels.backend import use_backend
+from equipot.models.linear import linear_features, own_uncertainty
+from equipot.models.linear_features import LinearFeatures
 from equipot.models.model_file import as_device, as_dtype, converted, load_potential
 from equipot.models.potential import Potential
 
 logger = logging.getLogger(__name__)
+
+UNCERTAIN = ("energy_std", "energies_std", "extrapolation", "forces_std")
+"""Results that a potential has if it knows its uncertainty."""
 
 
 class EquipotCalculator(Calculator):
@@ -31,6 +38,16 @@ class EquipotCalculator(Calculator):
     | energies | E_i of each atom, E0 included; they add up to E | eV |
     | forces | −∂E/∂r_i | eV/Å |
     | stress | σ = (1/V) ∂E/∂ε, tension positive, Voigt order; three periodic directions only | eV/Å³ |
+
+    A potential that knows its uncertainty (`equipot fit`) also has, where they are asked for by name
+    (``calculator.get_property("energy_std", atoms)``) or always with `uncertainty`:
+
+    | result | meaning | unit |
+    |---|---|---|
+    | energy_std | standard deviation of the energy | eV |
+    | energies_std | of the energy of each atom | eV |
+    | forces_std | of each component of the forces; costs as much as many force calls | eV/Å |
+    | extrapolation | energies_std over the largest of a training atom of that element | 1 |
 
     Positions and the sum of energies are float64 whatever the potential's precision. torch's global dtype
     and device are left alone, and so is its number of threads once a calculation is done.
@@ -47,10 +64,11 @@ class EquipotCalculator(Calculator):
         radial: how radial functions are evaluated, ``exact`` or ``spline:KNOTS``; None keeps the potential's own.
         backend: how the operations are evaluated: ``auto`` (the fastest here), ``reference`` (plain torch), ``cpu``,
             ``triton``, ``cuequivariance``; a `Potential` is switched to it. None keeps a potential's own.
+        uncertainty: whether energy_std, energies_std and extrapolation are computed at every call.
 
     Raises:
-        EquipotError: the file or the backend cannot be used, or a structure has an element that the potential does not
-            know.
+        EquipotError: the file or the backend cannot be used, a structure has an element that the potential does not
+            know, or `uncertainty` is asked of a potential that has none.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's name)
@@ -64,6 +82,7 @@ class EquipotCalculator(Calculator):
         skin: float = 0.5,
         radial: str | None = None,
         backend: str | None = "auto",
+        uncertainty: bool = False,
     ) -> None:
         super().__init__()
         path = compiled_path(potential)
@@ -79,6 +98,12 @@ class EquipotCalculator(Calculator):
         self.neighbours = SkinNeighbours(self.potential.r_max, skin, device=place)
         self.shortest_distance = np.inf
         self.shortest_pair: tuple[int, int] = (-1, -1)
+        self._linear: LinearFeatures | None = None
+        self._always = UNCERTAIN[:-1] if uncertainty else ()
+        if uncertainty:
+            self._features()
+        if self.potential.uncertainty is not None:
+            self.implemented_properties = [*type(self).implemented_properties, *UNCERTAIN]
 
     def calculate(
         self,
@@ -106,6 +131,7 @@ class EquipotCalculator(Calculator):
             graph, lengths = self.neighbours.graph(atoms)
             self._note_shortest(graph.senders, graph.receivers, lengths)
             prediction = self.engine.evaluate(graph)
+            deviations = self._deviations(graph, [*self._always, *(properties or [])])
         energy = float(prediction.energy[0])
         self.results = {
             "energy": energy,
@@ -115,6 +141,30 @@ class EquipotCalculator(Calculator):
         }
         if periodic:
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
+        self.results |= deviations
+
+    def _features(self) -> LinearFeatures:
+        """What the potential is linear in, in double precision."""
+        own_uncertainty(self.potential, "the potential")
+        if self._linear is None:
+            exact = self.potential
+            exact = exact if exact.dtype == torch.float64 else converted(exact, torch.float64)
+            self._linear = linear_features(exact.requires_grad_(False))
+        return self._linear
+
+    def _deviations(self, graph: Graph, wanted: Sequence[str]) -> dict[str, Any]:
+        """The standard deviations that are wanted, if any are."""
+        uncertainty = self.potential.uncertainty
+        if uncertainty is None or not set(wanted) & set(UNCERTAIN):
+            return {}
+        forces = "forces_std" in wanted
+        species = self.potential.species(graph.atomic_numbers)[: graph.num_owned]
+        found = uncertainty(self._features(), graph, species, forces=forces)
+        values = {
+            "energy_std": float(found.energy[0]), "energies_std": found.node_energy.cpu().numpy(),
+            "extrapolation": found.extrapolation.cpu().numpy(),
+        }  # fmt: skip
+        return values | ({"forces_std": found.forces.cpu().numpy()} if forces else {})
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What changed since the last computation: positions, elements, cell or periodicity, in any bit."""

@@ -12,11 +12,10 @@ from scipy.stats import rankdata
 
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
-from equipot.models.linear import linear_features
+from equipot.models.linear import linear_features, own_uncertainty
 from equipot.models.linear_features import LinearFeatures
 from equipot.models.model_file import converted
 from equipot.models.potential import Potential
-from equipot.models.uncertainty import Uncertainty
 from equipot.study.predictions import Predictions
 from equipot.study.style import significant
 from equipot.units import MEV
@@ -144,25 +143,6 @@ def calibration_in_words(found: SetDeviations) -> str:
             words.append(f"{kind}: rms error {error}, rms deviation {deviation} m{unit}, rank correlation {rank}")
     beyond, atoms = found.num_extrapolating, len(found.extrapolation)
     return "; ".join([*words, f"{beyond} of {atoms} atoms extrapolate"])
-
-
-def own_uncertainty(potential: Potential, name: str) -> Uncertainty:
-    """Returns the uncertainty that a model has.
-
-    Args:
-        potential: The model.
-        name: How to call it in the error.
-
-    Raises:
-        EquipotError: It has none.
-    """
-    if potential.uncertainty is None:
-        raise EquipotError(
-            f"{name} does not say how uncertain it is. equipot fit DATA --refit-readout {name} --keep-weights gives it "
-            "the uncertainty of its last weights, with DATA the structures that it was trained on; models of a linear "
-            "fit have one unless linear.uncertainty=false."
-        )
-    return potential.uncertainty
 
 
 def deviations(

@@ -10,7 +10,12 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.errors import EquipotError
 from equipot.geometry import evaluate, graph_from_atoms
-from equipot.models.model_file import save_potential
+from equipot.models.linear import linear_features
+from equipot.models.model_file import converted, save_potential
+from equipot.models.potential import Potential
+from equipot.models.uncertainty import Uncertainty
+from equipot.points import ace_linear
+from tests.physics.small import STATISTICS, cluster
 
 
 def test_results_are_the_potentials(potential, triclinic):
@@ -142,3 +147,39 @@ def test_closest_pair_is_known(pair, molecule):
     assert lone.get_potential_energy() == -3.0
     np.testing.assert_array_equal(lone.get_forces(), np.zeros((1, 3)))
     assert lone.calc.shortest_distance == np.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_fitted_potential_says_how_uncertain_it_is(dtype):
+    """σ² = ‖x L‖² with x the derivatives by the weights: of the energy, of each atom's, and of the forces."""
+    potential = Potential(ace_linear(r_max=3.0, degrees=(3, 6, 7)), STATISTICS, dtype=dtype, seed=2)
+    features = linear_features(converted(potential, torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    L = torch.randn(features.num_columns, 5, generator=generator, dtype=torch.float64)
+    potential.uncertainty = Uncertainty(L, torch.tensor([0.5, 1.0, 2.0]))
+    cluster_of_five = cluster(5)
+    atoms = Atoms(cluster_of_five.numbers, cluster_of_five.positions)
+    calculator = EquipotCalculator(potential)
+    atoms.calc = calculator
+    plain = atoms.get_potential_energy()
+    assert "energy_std" not in calculator.results
+    graph = cluster_of_five.graph(3.0)
+    x, by_force = features.node_rows(graph), features.rows(graph, forces=True, stress=False).forces
+    assert calculator.get_property("energy_std", atoms) == pytest.approx(float((x.sum(dim=0) @ L).norm()), rel=1e-6)
+    assert calculator.get_property("energies_std", atoms) == pytest.approx((x @ L).norm(dim=1).numpy(), rel=1e-6)
+    expected = (by_force @ L).norm(dim=1).view(5, 3).numpy()
+    assert calculator.get_property("forces_std", atoms) == pytest.approx(expected, rel=1e-6)
+    limits = np.array([0.5, 1.0, 2.0])[np.searchsorted((1, 6, 8), atoms.numbers)]
+    assert calculator.get_property("extrapolation", atoms) * limits == pytest.approx((x @ L).norm(dim=1).numpy())
+    always = EquipotCalculator(potential, uncertainty=True)
+    atoms.calc = always
+    assert atoms.get_potential_energy() == plain
+    assert {"energy_std", "energies_std", "extrapolation"} <= set(always.results)
+
+
+def test_a_potential_without_uncertainty_says_how_to_get_it():
+    potential = Potential(ace_linear(r_max=3.0, degrees=(3, 6)), STATISTICS)
+    with pytest.raises(EquipotError, match="--keep-weights"):
+        EquipotCalculator(potential, uncertainty=True)
+    with pytest.raises(PropertyNotImplementedError):
+        EquipotCalculator(potential).get_property("energy_std", Atoms("CO", [[0, 0, 0], [0, 0, 1.2]]))
