@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from ase.data import covalent_radii
 from jaxtyping import Float, Int
@@ -118,29 +119,38 @@ class Chebyshev(nn.Module):
         self.slope, self.offset = {"scaled": scaled, "distance": (1.0, 0.0)}[design.chebyshev_argument]
 
     def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
-        """Returns the polynomials, by their three-term recurrence."""
-        x = self.slope * r + self.offset
-        T = [torch.ones_like(x), x]
-        for _ in range(self.num + self.lowest - 2):
-            T.append(2.0 * x * T[-1] - T[-2])
-        return torch.stack(T[self.lowest : self.lowest + self.num], dim=-1)
+        """Returns the polynomials."""
+        T = _chebyshev(self.slope * r + self.offset, self.num + self.lowest)
+        return torch.stack(T[self.lowest :], dim=-1)
 
 
 class Legendre(nn.Module):
     """Legendre polynomials P_0 … P_{n−1} of 2 r / r_max − 1 (2u − 1 with a transform onto [0, 1]), of norm 1 there."""
 
+    in_chebyshev: Tensor
+
     def __init__(self, design: Design, dtype: torch.dtype) -> None:
         super().__init__()
         self.num = design.num_radial
         self.slope, self.offset = _onto_unit_interval(design)
+        x = np.cos(np.pi * (np.arange(self.num) + 0.5) / self.num)  # Gauss–Chebyshev: exact up to these degrees
+        values = np.polynomial.legendre.legvander(x, self.num - 1) * np.sqrt(2 * np.arange(self.num) + 1)
+        T = np.polynomial.chebyshev.chebvander(x, self.num - 1) * np.where(np.arange(self.num) > 0, 2.0, 1.0)
+        self.register_buffer("in_chebyshev", torch.from_numpy(T.T @ values / self.num), persistent=False)
 
     def forward(self, r: Float[Tensor, " edge"]) -> Float[Tensor, "edge radial"]:
-        """Returns √(2n + 1) P_n, by their three-term recurrence."""
-        x = self.slope * r + self.offset
-        P = [torch.ones_like(x), x]
-        for n in range(2, self.num):
-            P.append(((2 * n - 1) * x * P[-1] - (n - 1) * P[-2]) / n)
-        return torch.stack([math.sqrt(2 * n + 1) * P[n] for n in range(self.num)], dim=-1)
+        """Returns √(2n + 1) P_n, as sums of Chebyshev polynomials."""
+        T = torch.stack(_chebyshev(self.slope * r + self.offset, self.num), dim=-1)
+        return T @ self.in_chebyshev
+
+
+def _chebyshev(x: Tensor, count: int) -> list[Tensor]:
+    """T_0 … by T_{m+n} = 2 T_m T_n − T_{m−n}, from halves: compilers that inline a three-term recurrence never end."""
+    T = [torch.ones_like(x), x]
+    for n in range(2, count):
+        m = n - n // 2
+        T.append(2.0 * T[m] * T[n // 2] - T[m - n // 2])
+    return T[:count]
 
 
 class Gaussian(nn.Module):
