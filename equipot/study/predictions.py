@@ -1,8 +1,7 @@
 """Predictions of a potential beside their references, kept as arrays for errors, figures and files."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ase
@@ -19,13 +18,14 @@ from equipot.fit.metrics import COLUMNS, ErrorTable, element_sums, error_sums, n
 from equipot.fit.metrics import predictions as evaluated
 from equipot.geometry.derivatives import Prediction
 from equipot.models.potential import Potential
+from equipot.study.array_file import Arrays
 from equipot.units import MEV
 
 Quantity = Literal["energies", "forces", "stresses"]
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Arrays):
     """What a potential says about a set of structures, and what the labels say; NaN where there is none.
 
     Attributes:
@@ -38,6 +38,9 @@ class Predictions:
         stress_reference: Stress of each structure, [system 3 3], eV/Å³.
         stress_predicted: The same, predicted.
     """
+
+    content = "predictions"
+    single = ("forces_reference", "forces_predicted", "stress_reference", "stress_predicted")
 
     num_atoms: np.ndarray
     isolated_energy: np.ndarray
@@ -62,27 +65,6 @@ class Predictions:
             reference, predicted = self.stress_reference.ravel(), self.stress_predicted.ravel()
         known = np.isfinite(reference) & np.isfinite(predicted)
         return reference[known], predicted[known]
-
-    def save(self, path: Path) -> None:
-        """Writes the arrays to an .npz file; forces and stresses in single precision."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("forces_reference", "forces_predicted", "stress_reference", "stress_predicted"):
-            arrays[name] = arrays[name].astype(np.float32)
-        np.savez_compressed(path, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> "Predictions":
-        """Reads the arrays of an .npz file that `save` wrote.
-
-        Raises:
-            EquipotError: There is no such file, or it holds something else.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{f.name: np.asarray(file[f.name], dtype=np.float64) for f in fields(cls)})
-        except (OSError, ValueError, KeyError) as error:
-            raise EquipotError(f"{path} does not hold predictions of equipot ({error}).") from error
 
 
 def predict(

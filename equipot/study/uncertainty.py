@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import ase
@@ -11,11 +10,11 @@ import torch
 from scipy.stats import rankdata
 
 from equipot.data.dataset import Dataset
-from equipot.errors import EquipotError
 from equipot.models.linear import linear_features, own_uncertainty
 from equipot.models.linear_features import LinearFeatures
 from equipot.models.model_file import converted
 from equipot.models.potential import Potential
+from equipot.study.array_file import Arrays
 from equipot.study.predictions import Predictions
 from equipot.study.style import significant
 from equipot.units import MEV
@@ -50,7 +49,7 @@ class Calibrated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SetDeviations:
+class SetDeviations(Arrays):
     """Standard deviations on one set of structures; NaN where they were not asked for.
 
     Attributes:
@@ -62,6 +61,9 @@ class SetDeviations:
         energy_error: Predicted minus reference, eV; NaN without label.
         forces_error: Likewise, [node 3], eV/Å.
     """
+
+    content = "deviations"
+    single = ("forces", "forces_error")
 
     num_atoms: np.ndarray
     energy: np.ndarray
@@ -103,27 +105,6 @@ class SetDeviations:
             "atoms_that_extrapolate": self.num_extrapolating,
             "largest_extrapolation": float(np.nanmax(self.extrapolation)),
         }
-
-    def save(self, path: Path) -> None:
-        """Writes the arrays to an .npz file; forces in single precision."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("forces", "forces_error"):
-            arrays[name] = arrays[name].astype(np.float32)
-        np.savez_compressed(path, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> "SetDeviations":
-        """Reads the arrays of an .npz file that `save` wrote.
-
-        Raises:
-            EquipotError: There is no such file, or it holds something else.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{f.name: np.asarray(file[f.name], dtype=np.float64) for f in fields(cls)})
-        except (OSError, ValueError, KeyError) as error:
-            raise EquipotError(f"{path} does not hold deviations of equipot ({error}).") from error
 
 
 def pooled(sets: Sequence[SetDeviations]) -> SetDeviations:

@@ -84,9 +84,10 @@ def test_saved_deviations_are_read_again_and_other_files_refused(tmp_path):
     again = SetDeviations.load(tmp_path / "a.npz")
     assert np.array_equal(again.energy, found.energy)
     assert np.allclose(again.forces, found.forces, rtol=1e-6)
-    (tmp_path / "b.npz").write_bytes(b"no")
-    with pytest.raises(EquipotError, match="does not hold deviations"):
-        SetDeviations.load(tmp_path / "b.npz")
+    for harm in (b"no", b"", (tmp_path / "a.npz").read_bytes()[:200]):
+        (tmp_path / "b.npz").write_bytes(harm)
+        with pytest.raises(EquipotError, match=r"b\.npz does not hold deviations .* restore it"):
+            SetDeviations.load(tmp_path / "b.npz")
 
 
 def test_structures_are_evenly_spaced_and_all_in_one_block():
