@@ -7,6 +7,7 @@ from jaxtyping import Float
 from scipy.linalg import blas, lapack
 
 from equipot.errors import EquipotError
+from equipot.fit.linear.blocked import add_products, factorise_upper
 from equipot.fit.linear.factor import Factor, reflect
 
 _ABSENT = 1e-28
@@ -71,7 +72,7 @@ class NormalEquations:
 
     def add(self, block: Float[np.ndarray, "row size"]) -> None:
         """Adds rows [X | y], in C's order."""
-        self.matrix = blas.dsyrk(1.0, block.T, beta=1.0, c=self.matrix, lower=1, overwrite_c=1)
+        add_products(self.matrix, block)
         self.num_rows += len(block)
 
     def merge(self, other: "NormalEquations") -> None:
@@ -112,7 +113,7 @@ class NormalEquations:
         np.fill_diagonal(self.matrix, self.diagonal)
         reflect(self.matrix, None if without is None else without.matrix)
         np.fill_diagonal(self.matrix, diagonal + np.append(precisions, 0.0))
-        self.matrix, info = lapack.dpotrf(self.matrix, lower=0, clean=0, overwrite_a=1)
+        info = factorise_upper(self.matrix)
         size = len(self.matrix)
         if 0 < info < size:
             raise singular(precisions)
