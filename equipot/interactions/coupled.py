@@ -12,7 +12,7 @@ from equipot.design import Design
 from equipot.interactions.layer import Edges, Elements
 from equipot.interactions.radial_points import RadialPoints
 from equipot.kernels.coupled import CoupledProduct
-from equipot.kernels.coupled_operations import AtomicBasisOperation, CoupledBasisOperation, CoupledEnergyOperation
+from equipot.kernels.coupled_operations import AtomicBasisOperation, CoupledEnergyOperation
 from equipot.kernels.operations import Splined
 from equipot.kernels.reference import pool
 from equipot.o3 import Irreps
@@ -87,7 +87,6 @@ class CoupledInteraction(nn.Module):
         self.plan = plan
         self.atomic_basis = AtomicBasisOperation(plan.product, dtype)
         self.energy = CoupledEnergyOperation(plan.product, dtype)
-        self.basis = CoupledBasisOperation(plan.product, dtype)
         first, second = torch.triu_indices(num_species, num_species)
         pair_of = torch.zeros(num_species, num_species, dtype=torch.int64)
         pair_of[first, second] = pair_of[second, first] = torch.arange(len(first))
