@@ -11,6 +11,7 @@ from typing import Any
 from processes import Worker
 
 _REPOSITORY = Path(__file__).parents[1]
+_PLACES = ("--data", "--peers", "--out", "--plots")
 
 
 def _git(*arguments: str) -> str:
@@ -19,6 +20,15 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def _command() -> str:
+    """The command, with the names of options instead of folders and files of this machine."""
+    words = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    for place, word in enumerate(words[:-1]):
+        if word in _PLACES:
+            words[place + 1] = word.removeprefix("--").upper()
+    return " ".join(["python", *words])
 
 
 def _field(path: str, name: str) -> str:
@@ -42,7 +52,7 @@ def describe() -> dict[str, Any]:
         "vector": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve") if f in flags],
         "cores": os.cpu_count(), "memory": _field("/proc/meminfo", "MemTotal"),
         "system": platform.platform(terse=True), "python": platform.python_version(),
-        "load_average": os.getloadavg(), "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+        "load_average": os.getloadavg(), "command": _command(),
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from equipot.fit.optimise import build_average, build_optimiser
 from equipot.fit.reporter import NullReporter
 from equipot.fit.run import Run
 from equipot.fit.train import take_step
-from equipot.geometry import evaluate
+from equipot.geometry import evaluate, graph_from_atoms
 from equipot.kernels.backend import use_backend
 from equipot.memory import keep_freed_memory
 from equipot.models import Potential
@@ -41,6 +41,8 @@ def potential_of(task):
     dtype = getattr(torch, task["dtype"])
     if task.get("read_weights"):
         return convert_model(task["read_weights"], dtype=dtype).potential
+    if task.get("statistics"):
+        return Potential(Design(**task["design"]), Statistics(**task["statistics"]), dtype=dtype, seed=task["seed"])
     n = len(task["species"])
     statistics = Statistics(
         species=tuple(task["species"]), atomic_energies=tuple(task["E0"]), mean_neighbours=task["neighbours"],
@@ -48,6 +50,14 @@ def potential_of(task):
         energy_mean_per_species=(0.0,) * n,
     )  # fmt: skip
     return Potential(Design(**task["design"]), statistics, dtype=dtype, seed=task["seed"])
+
+
+def soften(potential, atoms, size):
+    """Gives a linear ACE of random weights, which has no scale, forces of this size (rms, eV/Å)."""
+    forces = evaluate(potential, graph_from_atoms(atoms, potential.r_max)).forces
+    with torch.no_grad():
+        for w in potential.layers[0].parameters():
+            w.mul_(size / float(forces.square().mean().sqrt()))
 
 
 class OwnTraining:
@@ -109,6 +119,8 @@ def make(task):
         subject = OwnTraining(task, potential, radial)
     else:
         potential.eval().requires_grad_(False)
+        if task.get("soft"):
+            soften(potential, loop.read(task["structures"])[0], task["soft"])
         calculator = EquipotCalculator(compiled(potential) if task.get("compile") else potential)
         potential = calculator.potential
         subject = loop.calculations(task, calculator)
