@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equipot.data.dataset import Dataset
@@ -154,7 +154,7 @@ def calibration(posterior: Posterior, features: LinearFeatures, dataset: Dataset
 
     Source: Bigi, Chong, Ceriotti and Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024), calibration of α.
     """
-    sums, counts = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    parts: list[list[Tensor]] = [[], [], []]
     for index in range(len(dataset)):
         batch = dataset.batch([index])
         errors = label_differences(batch.labels, features.prediction(batch.graph))
@@ -162,14 +162,24 @@ def calibration(posterior: Posterior, features: LinearFeatures, dataset: Dataset
         rows = features.rows(batch.graph, forces=forces, stress=stress)
         for kind, (error, X) in enumerate(zip(errors, rows, strict=True)):
             known = error.isfinite()
-            if not known.any():
-                continue
-            variance = posterior.variances(X[known])
-            positive = variance > 0
-            sums[kind] += (error[known][positive].square() / variance[positive]).sum()
-            counts[kind] += positive.sum()
-    α = [float((s / n).sqrt()) if n > 0 else None for s, n in zip(sums, counts, strict=True)]
-    return Calibration(*α)
+            if known.any():
+                parts[kind].append(torch.stack([error[known].square(), posterior.variances(X[known])]))
+    return Calibration(*(_scale(torch.cat(of_kind, dim=1).numpy()) if of_kind else None for of_kind in parts))
+
+
+def _scale(squares_and_variances: Float[np.ndarray, "2 label"]) -> float | None:
+    """Returns α of one kind of label."""
+    squares, variances = squares_and_variances
+    free = varying(variances)
+    return float(np.sqrt((squares[free] / variances[free]).mean())) if free.any() else None
+
+
+def varying(variances: Float[np.ndarray, " label"]) -> Bool[np.ndarray, " label"]:
+    """Returns which labels the weights can change: not forces that symmetry makes zero but for rounding errors.
+
+    The others have no deviation to compare their errors with: it is below 10⁻⁴ of the root mean square.
+    """
+    return variances > 1e-8 * variances.mean()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from equipot.data.dataset import Dataset
-from equipot.fit.linear.posterior import Posterior
+from equipot.fit.linear.posterior import Posterior, varying
 from equipot.fit.linear.weighting import label_differences
 from equipot.models.linear_features import LinearFeatures
 
@@ -122,11 +122,14 @@ def _errors(
         for kind, X, e in (("energy", rows.energy, errors.energy), ("forces", rows.forces, errors.forces)):
             known = e.isfinite().flatten() if len(X) else torch.zeros(0, dtype=torch.bool)
             projected = np.square(X[known].numpy()[:, columns] @ scaled) if known.any() else np.zeros((0, len(scaled)))
-            moves = projected.any(axis=1)
-            if moves.any():
-                found[kind].append((np.square(e.flatten()[known].numpy())[moves], projected[moves]))
-    return {
-        kind: _Errors(np.concatenate([e for e, _ in parts]), np.concatenate([x for _, x in parts]))
-        for kind, parts in found.items()
-        if parts
-    }
+            if len(projected):
+                found[kind].append((np.square(e.flatten()[known].numpy()), projected))
+    joined = {kind: _varying(parts) for kind, parts in found.items() if parts}
+    return {kind: errors for kind, errors in joined.items() if len(errors.squares)}
+
+
+def _varying(parts: list[tuple[np.ndarray, np.ndarray]]) -> _Errors:
+    """Returns the errors of what the weights can change."""
+    squares, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    free = varying(rows.sum(axis=1))
+    return _Errors(squares[free], rows[free])

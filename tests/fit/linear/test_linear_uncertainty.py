@@ -1,11 +1,15 @@
 """From a fit to an uncertainty: the covariance of its posterior, prediction rigidity, limits and contributions."""
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from test_linear_prior import posterior_of
 from toy_features import made_by
 
-from equipot.fit.linear import LinearFitOptions, fit_linear
+from equipot.data.dataset import Dataset
+from equipot.data.frame import Frame
+from equipot.fit.linear import LinearFitOptions, calibration, fit_linear
 from equipot.fit.linear.rigidity import rigidity
 from equipot.fit.linear.uncertainty import known
 
@@ -90,6 +94,23 @@ def test_rigidity_prefers_its_own_strength():
 
     least = surprise(rigid.strength)
     assert all(surprise(factor * rigid.strength) >= least - 1e-6 for factor in (0.1, 10.0))
+
+
+def test_forces_that_symmetry_makes_zero_scale_nothing():
+    """A perfect crystal has forces without deviation; the tiny ones in its labels are no surprise of infinite size."""
+    features, _, valid, result, _ = fitted(trained=True)
+    grid = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), -1).reshape(-1, 3) * 1.5
+    atoms = Atoms("H8", positions=grid, cell=[3.0] * 3, pbc=True)
+    perfect = Frame(atoms, forces=np.full((8, 3), 1e-5))
+    graph = Dataset([perfect], valid.r_max).graphs[0]
+    rows = features.rows(graph, forces=True, stress=False).forces
+    assert float(result.posterior.variances(rows).max()) < 1e-20
+    more = Dataset([*valid.frames, perfect], valid.r_max)
+    without, with_it = (calibration(result.posterior, features, data).forces for data in (valid, more))
+    assert with_it == pytest.approx(without)
+    assert rigidity(result.posterior, features, more).scale == pytest.approx(
+        rigidity(result.posterior, features, valid).scale, rel=1e-3
+    )
 
 
 def test_without_validation_labels_or_uncertainty_there_is_no_scale():
