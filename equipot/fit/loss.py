@@ -12,6 +12,7 @@ from equipot.data.dataset import Batch, Labels
 from equipot.fit.options import FitOptions, LossForm, LossWeights
 from equipot.geometry.derivatives import NodeEnergies, Prediction, evaluate
 from equipot.geometry.graph import Graph
+from equipot.geometry.sums import pool
 
 TERMS = ("energy", "forces", "stress")
 
@@ -141,7 +142,7 @@ def label_errors(prediction: Prediction, labels: Labels, graph: Graph) -> LabelE
 def atoms_per_system(graph: Graph) -> Float[Tensor, " system"]:
     """Returns N_s, the number of atoms of each structure."""
     ones = torch.ones(graph.num_nodes, dtype=torch.float64, device=graph.device)
-    return ones.new_zeros(graph.num_systems).index_add(0, graph.system, ones)
+    return pool(ones, graph.system, graph.num_systems)
 
 
 def _difference(

@@ -18,6 +18,7 @@ from equipot.fit.loss import LabelErrors, atoms_per_system, label_counts, label_
 from equipot.fit.options import FitOptions
 from equipot.geometry.derivatives import Prediction, evaluate
 from equipot.geometry.graph import Graph
+from equipot.geometry.sums import pool
 
 Errors = dict[str, float | int | None]
 """Names with units to values; None where there is no label."""
@@ -173,7 +174,7 @@ def error_sums(errors: LabelErrors, labels: Labels, graph: Graph) -> Float[Tenso
         [
             _sums(energy[:, None], labels.energy[:, None]),
             torch.stack([per_atom.abs(), per_atom.square()], dim=1),
-            by_atom.new_zeros(graph.num_systems, 3).index_add(0, graph.system, by_atom),
+            pool(by_atom, graph.system, graph.num_systems),
             _sums(stress.flatten(1), labels.stress.flatten(1)),
         ],
         dim=1,
@@ -184,7 +185,7 @@ def error_sums(errors: LabelErrors, labels: Labels, graph: Graph) -> Float[Tenso
 def element_sums(errors: LabelErrors, labels: Labels, graph: Graph) -> Float[Tensor, "element 3"]:
     """Returns the sums behind the errors of forces by element, a row for each atomic number."""
     by_atom = _sums(errors.forces, labels.forces)
-    return by_atom.new_zeros(len(chemical_symbols), 3).index_add(0, graph.atomic_numbers, by_atom)
+    return pool(by_atom, graph.atomic_numbers, len(chemical_symbols))
 
 
 def _sums(error: Float[Tensor, "item part"], label: Float[Tensor, "item part"]) -> Float[Tensor, "item 3"]:

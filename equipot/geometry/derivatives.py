@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equipot.geometry.graph import Graph
+from equipot.geometry.sums import pool
 
 NodeEnergies = Callable[[Graph, Float[Tensor, "edge xyz"]], Float[Tensor, " node"]]
 """A potential: the graph and its edge vectors r_ij (float64, Å) to one energy for each owned atom (float64, eV)."""
@@ -77,10 +78,10 @@ def from_edge_gradient(
 
 
 def _prediction(energy: Tensor, node_energy: Tensor, vectors: Tensor, g: Tensor, graph: Graph) -> Prediction:
-    forces = _sum_over(g, graph.receivers, graph.num_nodes) - _sum_over(g, graph.senders, graph.num_nodes)
+    forces = pool(g, graph.receivers, graph.num_nodes) - pool(g, graph.senders, graph.num_nodes)
     per_edge = (vectors.unsqueeze(-1) * g.unsqueeze(-2)).flatten(1)
     edge_system = graph.system.index_select(0, graph.receivers)
-    strain_gradient = _sum_over(per_edge, edge_system, graph.num_systems).unflatten(1, (3, 3))
+    strain_gradient = pool(per_edge, edge_system, graph.num_systems).unflatten(1, (3, 3))
     strain_gradient = 0.5 * (strain_gradient + strain_gradient.transpose(1, 2))
     volume = graph.volumes()
     volume = torch.where(graph.pbc.all(dim=1) & (volume > 0), volume, torch.nan)
@@ -96,8 +97,4 @@ def _energies(potential: NodeEnergies, graph: Graph, create_graph: bool) -> Pred
 
 
 def _sum_over_atoms(node_energy: Float[Tensor, " owned"], graph: Graph) -> Float[Tensor, " system"]:
-    return _sum_over(node_energy, graph.system[: graph.num_owned], graph.num_systems)
-
-
-def _sum_over(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return values.new_zeros((size, *values.shape[1:])).index_add(0, index, values)
+    return pool(node_energy, graph.system[: graph.num_owned], graph.num_systems)

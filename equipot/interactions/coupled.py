@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipot.design import Design
+from equipot.geometry import pool
 from equipot.interactions.layer import Edges, Elements
 from equipot.interactions.radial_points import RadialPoints
 from equipot.kernels.coupled import CoupledProduct
 from equipot.kernels.coupled_operations import AtomicBasisOperation, CoupledEnergyOperation
 from equipot.kernels.operations import Splined
-from equipot.kernels.reference import pool
 from equipot.o3 import Irreps
 from equipot.statistics import Statistics
 

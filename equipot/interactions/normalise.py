@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from equipot.basis import RadialFeatures
 from equipot.design import Design
+from equipot.geometry import pool
 from equipot.interactions.pair_embedding import LayerNormMLP
-from equipot.kernels.reference import pool
 from equipot.statistics import Statistics
 
 

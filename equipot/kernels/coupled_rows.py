@@ -14,13 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equipot.errors import EquipotError
+from equipot.geometry import VOIGT, pool
 from equipot.kernels.coupled import CoupledProduct
 from equipot.kernels.coupled_operations import AtomicBasisOperation, CoupledBasisOperation, CpuOperation
 from equipot.kernels.coupled_reference import ReferenceCoupled
 from equipot.kernels.operations import EdgeIndex
 from equipot.o3 import spherical_harmonics
-
-_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
 class EdgeBasis(NamedTuple):
@@ -154,8 +153,7 @@ class CoupledRowsOperation(CpuOperation):
             chosen = torch.nonzero(atoms.species[: len(B)] == z).flatten()
             made = torch.nonzero(columns >= 0).flatten()
             of = atoms.system.index_select(0, chosen)
-            sums = B.new_zeros((len(energy), len(made)))
-            sums.index_add_(0, of, B.index_select(0, chosen).index_select(1, made))
+            sums = pool(B.index_select(0, chosen).index_select(1, made), of, len(energy))
             energy.index_add_(1, columns[made], sums)
 
 
@@ -178,10 +176,9 @@ def _add_rows(operation: CoupledRowsOperation, A: Tensor, basis: EdgeBasis, atom
         column = columns[made]
         if out.forces is not None:
             out.forces[i].index_add_(1, column, T.sum(dim=0))
-            into = out.forces.new_zeros((out.forces.shape[0], 3, len(made))).index_add(0, senders, T)
-            out.forces.index_add_(2, column, -into)
+            out.forces.index_add_(2, column, -pool(T, senders, len(out.forces)))
         if out.virial is not None:
-            virial = torch.stack([(vectors[:, b, None] * T[:, a]).sum(dim=0) for b, a in _VOIGT])
+            virial = torch.stack([(vectors[:, b, None] * T[:, a]).sum(dim=0) for b, a in VOIGT])
             out.virial[atoms.system[i]].index_add_(1, column, virial)
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from equipot.geometry import pool
 from equipot.kernels.linear_map import LinearMap
 from equipot.kernels.polynomial import Convolution, Product
 from equipot.o3 import Irrep, Irreps, clebsch_gordan, spherical_harmonics
@@ -65,11 +66,6 @@ class ReferenceLinear(nn.Module):
             mixed[ir] = parts[ir] @ (W * scale) if groups is None else species_matmul(parts[ir], W * scale, groups)
         zeros = {ir: x.new_zeros((x.shape[0], ir.dim, mul)) for mul, ir in d.irreps_out if ir not in mixed}
         return irreps_join([zeros[ir] if ir in zeros else mixed[ir] for _, ir in d.irreps_out])
-
-
-def pool(values: Tensor, index: Int[Tensor, " edge"], num_nodes: int) -> Tensor:
-    """Returns the sum of edge values over each node's edges."""
-    return values.new_zeros((num_nodes, *values.shape[1:])).index_add(0, index, values)
 
 
 class ReferenceConvolution(nn.Module):

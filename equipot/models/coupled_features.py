@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipot.errors import EquipotError
-from equipot.geometry import Graph, Prediction, evaluate
+from equipot.geometry import VOIGT, Graph, Prediction, evaluate, pool
 from equipot.interactions import CoupledInteraction
 from equipot.interactions.radial_points import RadialPoints
 from equipot.kernels.coupled_rows import Atoms, CoupledRows, CoupledRowsOperation, EdgeBasis, harmonics_with_gradient
@@ -157,7 +157,7 @@ class CoupledFeatures:
                 g, nodes = slope * vectors[:, c : c + 1], out.forces.shape[0]
                 out.forces[:, c, first:] += self._by_pair(g, i, nodes, atoms) - self._by_pair(g, j, nodes, atoms)
         if out.virial is not None:
-            for v, (a, b) in enumerate(_VOIGT):
+            for v, (a, b) in enumerate(VOIGT):
                 strained = slope * (vectors[:, a] * vectors[:, b]).unsqueeze(1)
                 out.virial[:, v, first:] += self._by_pair(strained, system, atoms.num_systems, atoms)
 
@@ -165,11 +165,7 @@ class CoupledFeatures:
         """Sums over edges, into the columns of each edge's pair of elements."""
         num_pairs, width = self.layer.pair_weights.shape
         pair = self.layer.pair_of[atoms.species[atoms.edges.receivers], atoms.species[atoms.edges.senders]]
-        sums = values.new_zeros(size * num_pairs, width).index_add(0, index * num_pairs + pair, values)
-        return sums.view(size, num_pairs * width)
-
-
-_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+        return pool(values, index * num_pairs + pair, size * num_pairs).view(size, num_pairs * width)
 
 
 def _prior(layer: CoupledInteraction, weight: float) -> tuple[Tensor, Tensor]:

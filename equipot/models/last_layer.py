@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipot.errors import EquipotError
-from equipot.geometry import Graph, Prediction, evaluate
+from equipot.geometry import Graph, Prediction, evaluate, pool, voigt
 from equipot.geometry.derivatives import from_edge_gradient
 from equipot.models.linear_features import Rows
 from equipot.models.potential import Potential
@@ -107,10 +107,5 @@ def _last_weights(potential: Potential) -> list[list[nn.Parameter]]:
     return [head.last_weights() for head in cast("list[Readout]", list(potential.readouts))]
 
 
-def voigt(stress: Float[Tensor, "system 3 3"]) -> Float[Tensor, "system voigt"]:
-    """Returns the components xx yy zz yz xz xy of symmetric tensors."""
-    return stress.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
-
-
 def _by_system(x: Tensor, graph: Graph) -> Tensor:
-    return x.new_zeros(graph.num_systems, x.shape[1]).index_add(0, graph.system[: graph.num_owned], x)
+    return pool(x, graph.system[: graph.num_owned], graph.num_systems)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from equipot.basis import polynomial_envelope
 from equipot.design import Design
-from equipot.geometry import Graph
-from equipot.kernels.reference import pool
+from equipot.geometry import Graph, pool
 
 
 class ZBL(nn.Module):

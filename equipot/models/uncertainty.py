@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equipot.geometry import Graph
+from equipot.geometry import Graph, pool
 from equipot.models.linear_features import LinearFeatures
 
 
@@ -61,8 +61,7 @@ class Uncertainty(nn.Module):
             forces: Whether deviations of the forces are wanted, which cost a derivative for each weight.
         """
         by_atom = features.node_rows(graph) @ self.factor
-        system = graph.system[: graph.num_owned]
-        by_system = by_atom.new_zeros(graph.num_systems, by_atom.shape[1]).index_add(0, system, by_atom)
+        by_system = pool(by_atom, graph.system[: graph.num_owned], graph.num_systems)
         node_energy = torch.linalg.vector_norm(by_atom, dim=1)
         by_force = torch.full((graph.num_nodes, 3), torch.nan, dtype=torch.float64)
         if forces:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from equipot.data.dataset import Batch, Dataset
@@ -141,7 +142,7 @@ def labelled_atoms(
         }  # fmt: skip
         stress = predictions.stress_predicted[i]
         if np.isfinite(stress).all():
-            results["stress"] = stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)
         atoms.calc = SinglePointCalculator(atoms, **results)
         yield atoms
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from equipot.geometry import pool
 from equipot.kernels.polynomial import Convolution, Product, convolution
 from equipot.kernels.reference import (
     ReferenceConvolution,
@@ -11,7 +12,6 @@ from equipot.kernels.reference import (
     group_by_species,
     irreps_join,
     irreps_split,
-    pool,
     species_matmul,
 )
 from equipot.o3 import (

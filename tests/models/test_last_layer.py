@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from equipot.geometry import Graph, batch_graphs, evaluate
-from equipot.models.last_layer import LastLayer, voigt
+from equipot.geometry import Graph, batch_graphs, evaluate, voigt
+from equipot.models.last_layer import LastLayer
 from equipot.models.potential import Potential
 from equipot.points import botnet, mace, mace_nonlinear, nequip, nequix
 from tests.physics.small import SMALL, STATISTICS, cluster, crystal

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from equipot.errors import EquipotError
-from equipot.geometry import batch_graphs, evaluate
+from equipot.geometry import batch_graphs, evaluate, voigt
 from equipot.kernels.backend import use_backend
 from equipot.models import Potential
 from equipot.models.coupled_features import CoupledFeatures
-from equipot.models.last_layer import voigt
 from equipot.models.linear import linear_features
 from equipot.points import ace_linear, mace
 from tests.kernels.fused import needs_compiler

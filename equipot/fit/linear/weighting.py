@@ -15,6 +15,7 @@ from equipot.fit.labels import label_numbers
 from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.loss import atoms_per_system, label_counts
 from equipot.geometry.derivatives import Prediction
+from equipot.geometry.sums import voigt
 from equipot.models.linear_features import Rows
 
 KINDS = ("energy", "forces", "stress")
@@ -195,11 +196,6 @@ def label_differences(labels: Labels, prediction: Prediction) -> KindValues:
         (labels.forces - prediction.forces).flatten(),
         voigt(labels.stress - prediction.stress).flatten(),
     )
-
-
-def voigt(tensor: Float[Tensor, "system 3 3"]) -> Float[Tensor, "system 6"]:
-    """Returns xx yy zz yz xz xy of symmetric matrices."""
-    return tensor[:, [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
 
 
 def _check_types(options: LinearFitOptions, dataset: Dataset) -> None:
