@@ -97,13 +97,15 @@ def _coupled_rules(d: Any) -> list[tuple[bool, str]]:
     return [
         *((getattr(d, axis) != value,
            f"{axis}={getattr(d, axis)!r} has no meaning in the one linear layer of channel_coupling='coupled', which "
-           f"needs {axis}={value!r}; `ace_linear` sets such axes") for axis, value in COUPLED.items()),
+           f"needs {axis}={value!r}; `ace_linear` sets such axes: leave it out") for axis, value in COUPLED.items()),
         (len(d.degrees) != d.correlation,
          f"degrees={d.degrees} has {len(d.degrees)} entries, but correlation={d.correlation} needs {d.correlation}, "
-         "one for each order ν = 1 … correlation"),
+         "one for each order ν = 1 … correlation; give as many, or leave correlation out of `ace_linear`, which counts "
+         "them"),
         (bool(d.degrees) and (d.degrees[0] != int(d.degrees[0]) or d.degrees[0] > d.num_radial),
          f"degrees={d.degrees}: the first is the number of two-body functions, a whole number of at most num_radial="
-         f"{d.num_radial}"),
+         f"{d.num_radial}; lower it or raise num_radial, which `ace_linear` sets where it is left out"),
         (d.product_r_max is not None and d.product_r_max > d.r_max,
-         f"product_r_max={d.product_r_max} is beyond r_max={d.r_max}; neighbours end there"),
+         f"product_r_max={d.product_r_max} is beyond r_max={d.r_max}; neighbours end there; "
+         "lower it, raise r_max, or leave it out for products up to r_max"),
     ]  # fmt: skip

@@ -64,11 +64,20 @@ IMPOSSIBLE = [
 ]
 _LINEAR: dict = {"degrees": (6.0, 6.0), "num_radial": 6, "max_ell": 2, "correlation": 2}
 IMPOSSIBLE_COUPLED = [
-    ({"degrees": (6.0,)}, r"degrees=\(6\.0,\) has 1 entries, but correlation=2 needs 2, one for each order"),
-    ({"degrees": (9.0, 6.0)}, r"the first is the number of two-body functions, a whole number of at most num_radial=6"),
+    (
+        {"degrees": (6.0,)},
+        r"degrees=\(6\.0,\) has 1 entries, but correlation=2 needs 2, one for each order .*; give as many",
+    ),
+    (
+        {"degrees": (9.0, 6.0)},
+        r"the first is the number of two-body functions, a whole number of at most num_radial=6; lower it or raise num",
+    ),
     ({"degrees": (5.5, 6.0)}, r"degrees=\(5\.5, 6\.0\): the first is the number of two-body functions, a whole number"),
-    ({"product_r_max": 5.5}, r"product_r_max=5\.5 is beyond r_max=5\.0; neighbours end there"),
-    ({"layers": 2}, r"layers=2 has no meaning in the one linear layer .* needs layers=1; `ace_linear` sets such axes"),
+    ({"product_r_max": 5.5}, r"product_r_max=5\.5 is beyond r_max=5\.0; .* lower it, raise r_max, or leave it out"),
+    (
+        {"layers": 2},
+        r"layers=2 has no meaning in the one linear layer .* needs layers=1; `ace_linear` sets such axes: leave",
+    ),
     ({"readout": "mlp"}, r"readout='mlp' has no meaning .* needs readout='sum'"),
 ]
 WRONG_VALUES = [

@@ -106,7 +106,7 @@ class CoupledRowsOperation(CpuOperation):
         if tuple(columns.shape) != (description.num_species, description.num_functions):
             raise EquipotError(
                 f"columns have shape {tuple(columns.shape)}; there are {description.num_species} species and "
-                f"{description.num_functions} functions."
+                f"{description.num_functions} functions: give one for each, −1 for those that are not wanted."
             )
         self.register_buffer("columns", columns.to(torch.int64).contiguous(), persistent=False)
         self.num_columns = int(columns.max()) + 1 if columns.numel() else 0
@@ -118,7 +118,11 @@ class CoupledRowsOperation(CpuOperation):
         """Adds the rows of these atoms to `out`, whose columns beyond those of functions stay as they are."""
         for rows in out:
             if rows is not None and (rows.shape[-1] < self.num_columns or not rows.is_contiguous()):
-                raise EquipotError(f"rows need {self.num_columns} columns or more, one after the other in memory.")
+                kind = "" if rows.is_contiguous() else "not "
+                raise EquipotError(
+                    f"rows of shape {tuple(rows.shape)}, {kind}contiguous, cannot be added to: give contiguous ones of "
+                    f"{self.num_columns} columns or more."
+                )
         A = self._sums(basis, atoms)
         if out.energy is not None:
             self._add_energies(self.functions(A), atoms, out.energy)

@@ -58,7 +58,10 @@ class CoupledFeatures:
     def __init__(self, potential: Potential) -> None:
         layer = potential.layers[0]
         if not isinstance(layer, CoupledInteraction):
-            raise EquipotError("these are the columns of linear ACE (`ace_linear`), which this potential is not.")
+            raise EquipotError(
+                "these are the columns of coupled channels (`ace_linear`), and the channels of this potential are "
+                f"{potential.design.channel_coupling}; `linear_features` takes the last weights of such potentials."
+            )
         self.potential, self.layer = potential, layer
         product = layer.plan.product
         active = torch.from_numpy(product.active)

@@ -40,7 +40,10 @@ class LastLayer:
         self.parameters = [w for weights in _last_weights(potential) for w in weights]
         self.num_columns = sum(w.numel() for w in self.parameters)
         if self.num_columns == 0:
-            raise EquipotError("the readouts of this potential have no weights of their own: there is nothing to fit.")
+            raise EquipotError(
+                f"readout={potential.design.readout!r} has no weights of its own: there is nothing to refit. "
+                "Take a model with another readout, or fit all weights of a linear ACE (design.name=ace_linear)."
+            )
         counts = [sum(w.numel() for w in weights) for weights in _last_weights(potential)]
         self.penalties = torch.ones(self.num_columns, dtype=torch.float64)
         self.orders = torch.arange(1, len(counts) + 1).repeat_interleave(torch.tensor(counts))

@@ -109,12 +109,8 @@ class BiasedReadout(HiddenReadout):
         return x
 
 
-class NoReadout(nn.Module):
-    """A layer that is not read out: ε = 0."""
-
-    def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
-        """Returns zeros."""
-        return h.new_zeros(h.shape[0])
+class _WithoutWeights(nn.Module):
+    """What readouts without weights say about their last ones."""
 
     def last_inputs(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, "node last"]:
         """Returns x, which has no columns."""
@@ -125,7 +121,15 @@ class NoReadout(nn.Module):
         return []
 
 
-class SumReadout(nn.Module):
+class NoReadout(_WithoutWeights):
+    """A layer that is not read out: ε = 0."""
+
+    def forward(self, h: Float[Tensor, "node dim"]) -> Float[Tensor, " node"]:
+        """Returns zeros."""
+        return h.new_zeros(h.shape[0])
+
+
+class SumReadout(_WithoutWeights):
     """ε = the one scalar of a coupled layer, which has the weights."""
 
     def forward(self, h: Float[Tensor, "node 1"]) -> Float[Tensor, " node"]:
@@ -133,7 +137,7 @@ class SumReadout(nn.Module):
         return h.squeeze(1)
 
 
-Readout = LinearReadout | HiddenReadout | BiasedReadout | NoReadout
+Readout = LinearReadout | HiddenReadout | BiasedReadout | NoReadout | SumReadout
 
 
 def _inputs(linear: Linear, h: Tensor) -> Tensor:

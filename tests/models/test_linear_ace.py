@@ -10,6 +10,7 @@ from equipot.geometry import batch_graphs, evaluate, voigt
 from equipot.kernels.backend import use_backend
 from equipot.models import Potential
 from equipot.models.coupled_features import CoupledFeatures
+from equipot.models.last_layer import LastLayer
 from equipot.models.linear import linear_features
 from equipot.points import ace_linear, mace
 from tests.kernels.fused import needs_compiler
@@ -110,8 +111,10 @@ def test_rare_elements_have_fewer_functions():
 
 
 def test_other_potentials_are_refused_by_name():
-    with pytest.raises(EquipotError, match="ace_linear"):
+    with pytest.raises(EquipotError, match=r"channels of this potential are uncoupled; `linear_features` takes"):
         CoupledFeatures(Potential(mace(**{**SMALL, "max_L": 1, "correlation": 2}), STATISTICS))
+    with pytest.raises(EquipotError, match=r"readout='sum' has no weights of its own: .* Take a model with another"):
+        LastLayer(Potential(DESIGNS["radial alone"], NUMBERS))
 
 
 @pytest.mark.parametrize("nu", [1, 2, 3, 4])

@@ -101,7 +101,7 @@ class Assembly:
             if not bool(part.rows.isfinite().all()) or not bool(part.target.isfinite().all()):
                 raise EquipotError(
                     f"the model's features are not finite for some of {', '.join(batch.names[:6])}"
-                    f"{' …' if len(batch.names) > 6 else ''}; look at these structures (equipot check)"
+                    f"{' …' if len(batch.names) > 6 else ''}; look at these structures (equipot data)"
                 )
             buffer.put(part.rows, self.scale, part.factor, part.target)
 

@@ -210,7 +210,10 @@ class Extrapolation:
         for z in numbers.unique().tolist():
             if z not in self.largest:
                 present = ", ".join(chemical_symbols[known] for known in self.largest)
-                raise EquipotError(f"no training atom is {chemical_symbols[z]}; those of the fit are {present}.")
+                raise EquipotError(
+                    f"no training atom is {chemical_symbols[z]}; those of the fit are {present}; fit again "
+                    "with structures that have it."
+                )
         reference = torch.tensor([self.largest[z] for z in numbers.tolist()], dtype=torch.float64)
         return self.posterior.leverages(features.node_rows(graph)).sqrt() / reference
 

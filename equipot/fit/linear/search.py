@@ -132,7 +132,7 @@ def _search(score: Callable[[float], float], problem: Problem, told: Callable[[i
     if not trace:
         raise SingularError(
             "no strength of the prior makes the weights determined: the features are too large or not finite; look at "
-            "the data (equipot check)"
+            "the data (equipot data)"
         )
     lost = best - _STRIDE < low or any(x < best and value == _WORST for x, value in known.items())
     return Search(float(np.exp(best)), trace, not inside, not lost)

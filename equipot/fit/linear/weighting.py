@@ -207,5 +207,5 @@ def _check_types(options: LinearFitOptions, dataset: Dataset) -> None:
             raise EquipotError(
                 f"config_type_weights: no training structure has config_type '{name}'.{hint} Present: "
                 + ", ".join(f"'{each}'" for each in present[:12])
-                + "."
+                + "; name one of these, or leave it out."
             )

@@ -232,7 +232,7 @@ def test_errors_name_what_to_do():
     bare = Dataset([replace(f, energy=None, forces=None, stress=None) for f in data.frames], R_MAX)
     with pytest.raises(EquipotError, match="nothing to fit"):
         fit(PairFeatures(3), bare, EXACT)
-    with pytest.raises(EquipotError, match="Did you mean 'crystal'"):
+    with pytest.raises(EquipotError, match=r"Did you mean 'crystal'.* name one of these"):
         fit(PairFeatures(3), data, EXACT.model_copy(update={"config_type_weights": {"cristal": TypeWeights()}}))
     with pytest.raises(EquipotError, match="rows do not determine 90 weights without a prior"):
         fit(PairFeatures(30), data, EXACT)
