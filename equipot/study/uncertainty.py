@@ -10,6 +10,7 @@ import torch
 from scipy.stats import rankdata
 
 from equipot.data.dataset import Dataset
+from equipot.fit.linear.memory import cut
 from equipot.models.linear import linear_features, own_uncertainty
 from equipot.models.linear_features import LinearFeatures
 from equipot.models.model_file import converted
@@ -187,18 +188,7 @@ def _at_once(features: LinearFeatures) -> int:
 def blocks(num_atoms: Sequence[int], chosen: set[int], most: int) -> Iterator[list[int]]:
     """Yields structures of not too many atoms together, those that are chosen apart from the others."""
     for wanted in (True, False):
-        block: list[int] = []
-        atoms = 0
-        for index, number in enumerate(num_atoms):
-            if (index in chosen) != wanted:
-                continue
-            if block and atoms + number > most:
-                yield block
-                block, atoms = [], 0
-            block.append(index)
-            atoms += number
-        if block:
-            yield block
+        yield from cut([i for i in range(len(num_atoms)) if (i in chosen) == wanted], num_atoms, most)
 
 
 def with_deviations(structures: Iterable[ase.Atoms], found: SetDeviations) -> Iterator[ase.Atoms]:

@@ -84,7 +84,13 @@ def plan(columns: int, squares: int, rows: Sequence[int], max_memory_GB: float |
 
 
 def cut(indices: Sequence[int], rows: Sequence[int], most: int) -> list[list[int]]:
-    """Returns structures in their order, in groups of at most so many rows; a larger structure is alone."""
+    """Returns structures in their order, in groups of at most so many rows; a larger structure is alone.
+
+    Args:
+        indices: Of the structures; those without rows are left out.
+        rows: Number of rows, or of atoms, of each structure of the set.
+        most: In a group.
+    """
     groups: list[list[int]] = []
     size = 0
     for index in indices:

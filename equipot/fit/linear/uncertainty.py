@@ -1,7 +1,6 @@
 """From a finished fit to what its model says about its own errors."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from equipot.data.dataset import Dataset
 from equipot.fit.linear.fit import LinearFitResult
+from equipot.fit.linear.memory import cut
 from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.linear.posterior import Posterior
 from equipot.fit.linear.rigidity import rigidity
@@ -115,7 +115,8 @@ def _atoms(
     limits = torch.zeros(len(species), dtype=torch.float64)
     squares = torch.zeros(len(groups), dtype=torch.float64)
     count = 0
-    for indices in _blocks(features, train):
+    most = int(min(features.atoms_at_once, _ELEMENTS / features.num_columns))
+    for indices in cut(range(len(train)), train.num_atoms.tolist(), most):
         graph = train.batch(indices).graph
         rows = features.node_rows(graph)
         parts = rows.new_zeros(len(rows), len(groups)).index_add(1, group_of, rows * w)
@@ -128,17 +129,3 @@ def _atoms(
                 limits[index] = max(float(limits[index]), float(own.max()) if len(own) else 0.0)
     contributions = (squares / max(count, 1)).sqrt().tolist()
     return limits, dict(zip(groups.tolist(), contributions, strict=True))
-
-
-def _blocks(features: LinearFeatures, dataset: Dataset) -> Iterator[list[int]]:
-    """Yields structures of not too many atoms together."""
-    most = min(features.atoms_at_once, _ELEMENTS / features.num_columns)
-    block: list[int] = []
-    atoms = 0
-    for index, number in enumerate(dataset.num_atoms.tolist()):
-        if block and atoms + number > most:
-            yield block
-            block, atoms = [], 0
-        block.append(index)
-        atoms += number
-    yield block
