@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, TextIO
 
+from linear_designs import COMPILED
 from linear_fits import fit_rows
 from linear_speed import speed_rows
 from machine import describe, rates
@@ -36,7 +37,7 @@ def arguments() -> argparse.Namespace:
     add("--repeats", type=int, default=5, help="turns of every point, 5 at least")
     add("--dtypes", default="float32,float64", help="precisions of the steps of dynamics")
     add("--systems", default="3bpa-1,si-512", help="3bpa-1 and si-N, N eight times a cube")
-    add("--no-compiled", action="store_true", help="without the potentials that equipot compile made (minutes each)")
+    add("--compiled", default=",".join(COMPILED), help="points that are compiled too, minutes each; or none")
     found = parser.parse_args()
     if found.repeats < 5 and not found.quick:
         parser.error("--repeats: medians need at least 5")
@@ -56,8 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Tasks(Path(folder), a.data, {}), Settings(None, False, a.threads, repeats, seconds))
         if "speed" in a.parts:
-            systems, dtypes = (a.systems.split(","), a.dtypes.split(","))
-            document["speed"] = speed_rows(bench, systems, dtypes, not a.no_compiled, a.quick, out)
+            systems, dtypes, compiled = (x.split(",") for x in (a.systems, a.dtypes, a.compiled))
+            document["speed"] = speed_rows(bench, systems, dtypes, tuple(compiled), a.quick, out)
             document["versions"] = bench.versions
         if "fit" in a.parts:
             document["fit"] = fit_rows(a.data, a.threads, repeats, a.quick, out)

@@ -24,13 +24,13 @@ OTHERS: dict[str, Design] = {
     "nequip_current": nequip_current(),
     "nequip": nequip(),
     "botnet_ssh": botnet_ssh(),
-    "mace, 32 channels": mace(channels=32),
+    "mace-32": mace(channels=32),
     "mace": mace(),
 }
 """Other points, with the sizes that they have by default but where the name says another."""
-QUICK = ("ace", "mace, 32 channels")
-COMPILED = ("ace_linear", "mace, 32 channels", "mace")
-"""Compiled as well, where that is asked for."""
+QUICK = ("ace", "mace-32")
+COMPILED = ("ace_linear", "mace-32")
+"""Compiled as well."""
 
 
 def sized(target: int, statistics: Statistics, each_centre: bool = True, **axes: Any) -> Design:

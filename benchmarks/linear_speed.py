@@ -5,7 +5,7 @@ import sys
 from typing import Any, TextIO
 
 import torch
-from linear_designs import COMPILED, LADDER, MOLECULE, OTHERS, QUICK, size_of, sized, statistics_of
+from linear_designs import LADDER, MOLECULE, OTHERS, QUICK, size_of, sized, statistics_of
 from measure import Bench, Entrant, medians
 from processes import WorkerError
 from tasks import GENTLE
@@ -19,16 +19,16 @@ OURS = "ace_linear"
 
 
 def speed_rows(
-    bench: Bench, systems: list[str], dtypes: list[str], compiled: bool, quick: bool, out: TextIO
+    bench: Bench, systems: list[str], dtypes: list[str], compiled: tuple[str, ...], quick: bool, out: TextIO
 ) -> list[dict[str, Any]]:
-    """One row for each system and precision, with every point in it."""
+    """One row for each system and precision, with every point in it; some of the points also compiled."""
     if quick:
-        systems, dtypes, compiled = ["3bpa-1", "si-64"], dtypes[:1], False
+        systems, dtypes, compiled = ["3bpa-1", "si-64"], dtypes[:1], ()
     rows = []
     for system in systems:
         designs = designs_of(bench, system, quick)
         for dtype in dtypes:
-            rows.append(_row(bench, system, dtype, designs, COMPILED if compiled else (), out))
+            rows.append(_row(bench, system, dtype, designs, compiled, out))
     return rows
 
 
@@ -77,6 +77,7 @@ def _row(
                     print(f"{label}: {error}", file=sys.stderr)
                     continue
                 known[label] = _facts(bench, system, design, entrants[-1])
+                print(f"{label}: ready in {known[label]['seconds_to_start']:.0f} s", file=sys.stderr, flush=True)
         bench.turns(entrants, bench.settings.repeats, False)
         samples = {e.label: e.samples for e in entrants}
     finally:
