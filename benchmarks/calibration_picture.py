@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from calibration_numbers import by_structure
+from calibration_numbers import FREE, by_structure
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,11 +46,9 @@ def picture(path: Path, title: str, sets: dict[str, SetDeviations], ranks: dict[
 def _panel(axes: Axes, kind: str, sets: dict[str, SetDeviations]) -> None:
     colours = set_colours(list(sets))
     for name, found in sets.items():
-        values = by_structure(found)
-        x, y = MEV * values[f"{kind}_deviation"], MEV * values[f"{kind}_error"]
+        x, y = _values(found, kind)
         axes.scatter(x, y, s=7, color=colours[name], alpha=0.45, linewidths=0, label=name)
-    values = by_structure(pooled(list(sets.values())))
-    x, y = MEV * values[f"{kind}_deviation"], MEV * values[f"{kind}_error"]
+    x, y = _values(pooled(list(sets.values())), kind)
     low, high = float(x.min()), float(x.max())
     bottom = float(np.quantile(y[y > 0], 0.02))
     axes.set(xscale="log", yscale="log", xlim=(low / 1.2, high * 1.2))
@@ -59,3 +57,11 @@ def _panel(axes: Axes, kind: str, sets: dict[str, SetDeviations]) -> None:
     axes.plot(*binned(x, y), color=INK, marker="o", markersize=4, linewidth=1.2, label="rms of a bin")
     plain_log_axis(axes, "x")
     plain_log_axis(axes, "y")
+
+
+def _values(found: SetDeviations, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations and errors of structures, in meV; without those whose forces symmetry makes zero."""
+    values = by_structure(found)
+    deviation, error = values[f"{kind}_deviation"], values[f"{kind}_error"]
+    free = deviation > (FREE if kind == "forces" else 0.0)
+    return MEV * deviation[free], MEV * error[free]

@@ -2,13 +2,14 @@
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.build import molecule
 
-from equipot.study.uncertainty import SetDeviations
+from equipot.study.uncertainty import SetDeviations, pooled
 
 
 @pytest.fixture
@@ -39,6 +40,17 @@ def test_right_deviations_cover_as_a_normal_distribution_does(benchmark):
         assert found[kind]["error_over_deviation"] == pytest.approx(1.0, abs=0.06)
         assert found[kind]["rank_correlation"] > 0.3
     assert numbers(drawn(2000, 1.0, 0, too_sure=3.0))["force_vectors_of_atoms"]["within_1"] < 0.35
+
+
+def test_forces_that_symmetry_makes_zero_are_left_out(benchmark):
+    """Else they would be the best-ranked of all."""
+    numbers = benchmark("calibration_numbers").numbers
+    found = drawn(300, 1.0, 4)
+    perfect = replace(found, forces=1e-16 * found.forces, forces_error=1e-16 * found.forces_error)
+    both, alone = numbers(pooled([found, perfect])), numbers(found)
+    assert both["structures_without_forces"] == 300
+    for kind in ("force_vectors_of_atoms", "forces_of_structures"):
+        assert both[kind] == pytest.approx(alone[kind])
 
 
 def test_sets_of_other_widths_are_told_apart(benchmark):
