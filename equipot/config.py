@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from equipot.baseline_options import BaselineOptions, check_baseline, opened_baseline
 from equipot.config_paths import Raw, map_paths, with_absolute_paths
 from equipot.data.options import DataOptions
 from equipot.deploy.options import MDOptions
@@ -18,7 +19,7 @@ from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.options import FitOptions
 from equipot.interactions import radial_choice
 from equipot.kernels.backend import check_name
-from equipot.models.model_file import read_model_header
+from equipot.linear_config import check_linear, prepare_linear, prepare_linear_run
 from equipot.points import named_point
 from equipot.start_options import FINE_TUNING_LR, StartOptions, check_reference, is_resolved, opened, start_options
 from equipot.yaml_file import parse_yaml, read_yaml, yaml_problem
@@ -91,6 +92,7 @@ class Config(_Section):
     data: DataOptions
     design: DesignChoice
     start: StartOptions | None = None
+    baseline: BaselineOptions | None = None
     fit: FitOptions = Field(default_factory=FitOptions)
     linear: LinearFitOptions | None = None
     run: RunOptions = Field(default_factory=RunOptions)
@@ -140,26 +142,30 @@ class Config(_Section):
         is_linear = linear or merged.get("linear") not in (None, False)
         given = {key: _mapping(merged.get(key), key, source) for key in ("data", "fit", "run")}
         if is_linear:
-            _prepare_linear(merged, source)
+            prepare_linear(merged, source)
         start, design = _start(merged, FIRST_LINEAR if is_linear else FIRST_MODEL, source)
         if is_linear:
-            _prepare_linear_run(given["run"], start, source)
+            prepare_linear_run(given["run"], start, source)
         elif start is not None:
             given["fit"].setdefault("lr", FINE_TUNING_LR)
             given["fit"].setdefault("keep_start", True)
-        if start is None and design.design.energy_reference == "least_squares":
+        if start is None and not merged.get("baseline") and design.design.energy_reference == "least_squares":
             given["data"].setdefault("atomic_energies", "least_squares")
         run = _section(RunOptions, "run", given["run"], source)
         seed = {"seed": run.seed}
         data = _section(DataOptions, "data", seed | given["data"], source)
         if start is not None:
             check_reference(start, data, source)
+        weights = _linear(merged.get("linear"), seed, source) if is_linear else None
+        baseline = _baseline(merged.get("baseline"), data, source)
+        check_linear(weights, start, baseline, design.design, source)
         return cls(
             data=data,
             design=design,
             start=start,
+            baseline=baseline,
             fit=_section(FitOptions, "fit", seed | given["fit"], source),
-            linear=_linear(merged.get("linear"), seed, start, source) if is_linear else None,
+            linear=weights,
             run=run,
             md=_dynamics(merged.get("md", {}), source),
             scan=None if not merged.get("scan") else _section(ScanOptions, "scan", merged["scan"], source),
@@ -173,6 +179,7 @@ class Config(_Section):
             "data": self.data.model_dump(mode="json"),
             "design": _flat(self.design.model_dump(mode="json"), "design"),
             "start": None if self.start is None else self.start.model_dump(mode="json"),
+            "baseline": None if self.baseline is None else self.baseline.model_dump(mode="json"),
             **{name: options.model_dump(mode="json") for name, options in weights.items()},
             "run": self.run.model_dump(mode="json"),
             "md": md,
@@ -189,8 +196,8 @@ class Config(_Section):
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
-    "data": DataOptions, "design": Design, "start": StartOptions, "fit": FitOptions, "linear": LinearFitOptions,
-    "run": RunOptions, "md": DynamicsOptions, "scan": ScanOptions,
+    "data": DataOptions, "design": Design, "start": StartOptions, "baseline": BaselineOptions, "fit": FitOptions,
+    "linear": LinearFitOptions, "run": RunOptions, "md": DynamicsOptions, "scan": ScanOptions,
 }  # fmt: skip
 """The sections of a configuration and the models that describe their keys."""
 
@@ -217,7 +224,7 @@ def parse_settings(settings: Sequence[str]) -> Raw:
     return raw
 
 
-_SHORT = {"design": "name", "start": "model"}
+_SHORT = {"design": "name", "start": "model", "baseline": "model"}
 """Sections that may be one word, and the key that it stands for."""
 
 
@@ -322,45 +329,18 @@ def _start(merged: Raw, first: Raw, source: str) -> tuple[StartOptions | None, D
     return start, DesignChoice(name=name, design=own)
 
 
-def _prepare_linear(merged: Raw, source: str) -> None:
-    """Looks what of a configuration a linear fit does not use; a model that it starts from keeps its E0s.
-
-    Raises:
-        EquipotError: There are options of a training.
-    """
-    if merged.get("fit"):
-        raise EquipotError(
-            f"{source}: the section 'fit' is for equipot train; a linear fit (equipot fit, section 'linear') does not "
-            "use it. Leave it out; `equipot options linear` lists the keys of a linear fit."
-        )
-    start = start_options(merged.get("start"))
-    if isinstance(start, Mapping) and merged["data"].get("atomic_energies", "auto") == "auto":
-        merged["start"] = {"reference": "keep", **start}
-
-
-def _prepare_linear_run(run: Raw, start: StartOptions | None, source: str) -> None:
-    """Fills in where a linear fit runs, and the precision of its result.
-
-    Raises:
-        EquipotError: It is not to run on a CPU.
-    """
-    if run.setdefault("device", "auto") == "auto":
-        run["device"] = "cpu"
-    if not str(run["device"]).startswith("cpu"):
-        raise EquipotError(f"{source}: run.device = {run['device']}: a linear fit works on the CPU; leave it out.")
-    if "dtype" not in run:
-        run["dtype"] = "float64" if start is None else read_model_header(start.model).dtype
-
-
-def _linear(raw: Any, seed: Raw, start: StartOptions | None, source: str) -> LinearFitOptions:
+def _linear(raw: Any, seed: Raw, source: str) -> LinearFitOptions:
     values = {} if raw in (None, True) else _mapping(raw, "linear", source)
     options: LinearFitOptions = _section(LinearFitOptions, "linear", seed | values, source)
-    if options.keep_weights and start is None:
-        raise EquipotError(
-            f"{source}: linear.keep_weights keeps the weights of a trained model, but there is none; give it with "
-            "start.model (--refit-readout MODEL)."
-        )
     return options
+
+
+def _baseline(raw: Any, data: DataOptions, source: str) -> BaselineOptions | None:
+    if raw is None or raw is False:
+        return None
+    options = _section(BaselineOptions, "baseline", start_options(raw), source)
+    check_baseline(options, data, source)
+    return opened_baseline(options, source)
 
 
 def _dynamics(raw: Any, source: str) -> DynamicsOptions | None:

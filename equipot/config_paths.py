@@ -27,8 +27,9 @@ def map_paths(raw: Raw, change: Callable[[str], str]) -> Raw:
     data = raw.get("data")
     if isinstance(data, Mapping):
         mapped["data"] = _map_data_paths(dict(data), change)
-    for section, key in (("scan", "file"), ("md", "structure"), ("start", "model"), ("linear", "scratch")):
-        values = start_options(raw.get(section)) if section == "start" else raw.get(section)
+    models = ("start", "baseline")
+    for section, key in (("scan", "file"), ("md", "structure"), *((m, "model") for m in models), ("linear", "scratch")):
+        values = start_options(raw.get(section)) if section in models else raw.get(section)
         if isinstance(values, Mapping) and isinstance(values.get(key), str):
             mapped[section] = {**values, key: change(values[key])}
     return mapped

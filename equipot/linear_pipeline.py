@@ -3,6 +3,7 @@
 The run folder is that of a training (see `equipot.pipeline`) with
 
     linear.json        what is known about the fit: prior, noise, condition, uncertainty, times, memory
+    baseline.json      the model that the result corrects, if it does
 
 instead of metrics.jsonl, best.equipot, last.equipot and last.ckpt. Nothing but the log is written before the weights
 are there.
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from equipot.baseline_model import write_baseline
 from equipot.config import Config
 from equipot.deploy.md import Progress as DynamicsProgress
 from equipot.errors import EquipotError
@@ -186,11 +188,13 @@ def _write(config: Config, prepared: Prepared, facts: dict[str, Any], folder: Pa
     write_text(folder / CONFIG, config.to_yaml())
     write_json(folder / "data.json", data_facts(prepared.data))
     write_start(folder, prepared.start)
+    write_baseline(folder, prepared.baseline)
     write_json(folder / LINEAR, facts)
     hashes = prepared.data.hashes()
     provenance = {
         "kind": "linear fit", "train_data": hashes["train"], "valid_data": hashes["valid"], "linear": facts,
-        **({"start": prepared.start} if prepared.start else {}), "config": config.portable(),
+        **({"start": prepared.start} if prepared.start else {}),
+        **({"baseline": prepared.baseline} if prepared.baseline else {}), "config": config.portable(),
     }  # fmt: skip
     save_potential(folder / MODEL, prepared.potential, provenance=provenance)
     logger.info("model: %s", folder / MODEL)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from equipot.models.model_file import ModelHeader
+from equipot.points import nearest_point
 from equipot.run_record import read_json
 from equipot.study.linear import LinearFit
 from equipot.study.report import Headline
@@ -67,6 +69,14 @@ def in_header(provenance: Mapping[str, Any]) -> dict[str, str]:
     text = _uncertainty(facts.get("uncertainty") or {})
     which = "last weights" if "start" in provenance else "weights"
     return {which: f"{significant(facts['weights'])}, {found}", "uncertainty": text or "none"}
+
+
+def baseline_of(header: ModelHeader) -> str | None:
+    """Returns the potentials that a model corrects, in words; None where it corrects none."""
+    file = header.provenance.get("baseline", {}).get("model")
+    parts = [f"{nearest_point(p.design)}, {p.design.layers} × {p.design.r_max:g} Å" for p in header.parts[1:]]
+    listed = ", on top of ".join(parts)
+    return listed + (f" ({file})" if file else "") if parts else None
 
 
 def start_label(provenance: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from equipot.baseline_model import on_baseline
 from equipot.config import Config
 from equipot.data.check import check_species
 from equipot.data.frame import Frame
@@ -117,7 +118,9 @@ def prepare(config: Config, place: torch.device | str = "cpu", resumed_in: Path 
         place: Device of the potential.
         resumed_in: Folder of the run that goes on, if one does; its weights are not read here.
     """
-    if config.start is None:
+    if config.baseline is not None:
+        prepared = on_baseline(config, config.baseline, place)
+    elif config.start is None:
         prepared = _fresh(config, place, resumed_in)
     elif resumed_in is None:
         if set(config.fit.train_only) != {"*"}:

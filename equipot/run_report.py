@@ -13,7 +13,7 @@ from equipot.deploy.md_files import THERMO, read_thermo
 from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.fit.run import METRICS
-from equipot.linear_report import fit_headline, fit_of, in_header, start_label, uncertainty_of
+from equipot.linear_report import baseline_of, fit_headline, fit_of, in_header, start_label, uncertainty_of
 from equipot.models import describe
 from equipot.models.model_file import ModelHeader, read_model_header
 from equipot.points import named_point, nearest_point
@@ -68,7 +68,11 @@ def run_content(folder: Path) -> Content:
         scan_label=scan.get("label", ""),
         dynamics=dynamics,
         data=data_tables(data, statistics),
-        model=[*start_tables(start), *model_tables(described, point, header.design)],
+        model=[
+            *start_tables(start),
+            *baseline_tables(header.provenance.get("baseline")),
+            *model_tables(described, point, header.design),
+        ],
         axes=described["axes"],
         config=_text(folder / "config.yaml"),
         provenance=provenance(header, run),
@@ -212,14 +216,33 @@ def start_tables(start: Json) -> list[Table]:
     rows = [["model", start["model"]], ["its SHA-256", start["sha256"]]]
     if "train_data" in start["provenance"]:
         rows += [["its training data (SHA-256)", start["provenance"]["train_data"]]]
-    rows += [["energy reference", _REFERENCES[start["reference"]]]]
-    rows += [
-        [f"rms of (E − Ê)/N, {name}", f"{significant(left)} meV/atom"]
-        for name, left in start["energy_left_meV_per_atom"].items()
-    ]
-    rows += [[f"E0 of {symbol}", f"{own:.5f} → {new:.5f} eV"] for symbol, (own, new) in start["E0_eV"].items()]
+    rows += [["energy reference", _REFERENCES[start["reference"]]], *_energies_left(start)]
     rows += [[f"errors of {name} before training", in_words(errors)] for name, errors in start["errors"].items()]
     return [Table("What the training started from", ["quantity", "value"], rows)]
+
+
+def baseline_tables(baseline: Json | None) -> list[Table]:
+    """Returns the model that a fit corrected: file, E0s of the sum, and its errors alone."""
+    if not baseline:
+        return []
+    rows = [
+        ["model", baseline["model"]],
+        ["its SHA-256", baseline["sha256"]],
+        ["its design", f"near the point {baseline['point']}"],
+        ["its cutoff", f"{baseline['r_max']:g} Å"],
+        ["its parameters", significant(baseline["parameters"])],
+        ["energy reference", _REFERENCES[baseline["reference"]]],
+        *_energies_left(baseline),
+        *([f"its errors of {name}, alone", in_words(errors)] for name, errors in baseline["errors"].items()),
+    ]
+    return [Table("The baseline: the fit is to what it leaves, and the model is the sum", ["quantity", "value"], rows)]
+
+
+def _energies_left(facts: Json) -> list[list[str]]:
+    """What a model leaves of the energies with each choice of E0s, and the E0s chosen."""
+    left, E0 = facts["energy_left_meV_per_atom"], facts["E0_eV"]
+    rows = [[f"rms of (E − Ê)/N, {name}", f"{significant(value)} meV/atom"] for name, value in left.items()]
+    return rows + [[f"E0 of {symbol}", f"{own:.5f} → {new:.5f} eV"] for symbol, (own, new) in E0.items()]
 
 
 _REFERENCES = {
@@ -271,6 +294,7 @@ def provenance(header: ModelHeader, run: Json) -> dict[str, str]:
         else None,
         "backend": ": ".join(run["backend"].values()) if run.get("backend") else None,
         start_label(header.provenance): fine_tuned_from(header),
+        "baseline": baseline_of(header),
         **in_header(header.provenance),
         "converted from": converted_from(header.provenance),
         "training data (SHA-256)": header.provenance.get("train_data"),
@@ -309,17 +333,27 @@ def fine_tuned_from(header: ModelHeader) -> str | None:
 
 
 def cited(header: ModelHeader) -> tuple[str, ...]:
-    """Returns what to cite for a model: papers of what it is, also where it was made from a published one."""
+    """Returns what to cite for a model: papers of what it and its baseline are, also where made from published ones."""
+    found: list[str] = []
+    facts: Any = header.provenance
+    for part in header.parts:
+        codes, rigid = _origins(facts)
+        found += papers(nearest_point(part.design), codes, header.versions.get("equipot", ""))
+        found += [LAST_LAYER] if rigid else []
+        facts = (facts.get("baseline") or {}).get("provenance") or {}
+    return tuple(dict.fromkeys(found))
+
+
+def _origins(facts: Any) -> tuple[list[str], bool]:
+    """The codes that a model, or those that its training started from, came from; whether last layers were refitted."""
     codes: list[str] = []
     rigid = False
-    facts: Any = header.provenance
     while isinstance(facts, Mapping):
         origin, start = facts.get("converted_from"), facts.get("start")
         codes += [str(origin["code"])] if isinstance(origin, Mapping) else []
         rigid = rigid or (facts.get("kind") == "linear fit" and "start" in facts)
         facts = start["provenance"] if isinstance(start, Mapping) else None
-    known = papers(nearest_point(header.design), codes, header.versions.get("equipot", ""))
-    return (*known, LAST_LAYER) if rigid else known
+    return codes, rigid
 
 
 _ENDINGS = {

@@ -50,11 +50,13 @@ class Prepared:
         data: The structures.
         potential: With fresh weights, or those of the model that the training starts from.
         start: What is to be known of that model; see `equipot.starting_model`.
+        baseline: What is to be known of the model that this one corrects; see `equipot.baseline_model`.
     """
 
     data: LoadedData
     potential: Potential
     start: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)
 
 
 def on_backend(config: Config, potential: Potential) -> Potential:
@@ -315,6 +317,7 @@ def _record(config: Config, prepared: Prepared, result: RunResult, warnings: lis
         "backend": choice_of(prepared.potential)._asdict(),
         "processes": distributed.current().count,
         "start": {key: value for key, value in prepared.start.items() if key != "provenance"},
+        "baseline": {key: value for key, value in prepared.baseline.items() if key != "provenance"},
         **result.record(),
         "warnings": warnings,
         "problems": result.problems,

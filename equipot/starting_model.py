@@ -120,11 +120,17 @@ def compare(facts: Mapping[str, Any], best_loss: float, *, kept: bool) -> None:
 def _load(config: Config, start: StartOptions) -> Potential:
     potential = load_potential(start.model, dtype=config.run.dtype).train()
     potential.uncertainty = None  # it was that of other weights
-    potential.choose_radial(chosen_radial(config, potential.radial, None))
+    if config.run.radial != "auto":
+        potential.choose_radial(config.run.radial)
     found = sha256(start.model)
     if start.sha256 not in (None, found):
         raise EquipotError(other_file(start, found))
     check_design(config.design.design.model_dump(mode="json"), potential.design, f"the model {start.model}")
+    if config.linear is None and len(potential.parts()) > 1:
+        raise EquipotError(
+            f"{start.model} corrects a baseline, and such models are not trained by gradients. Fit it again to these "
+            "structures: equipot fit DATA --baseline with the same baseline, or --refit-readout with this model."
+        )
     header, counts = read_model_header(start.model), potential.parameter_counts()
     logger.info(
         "start: %s (SHA-256 %s…), design %s, %d parameters in %s, %d elements; this run is in %s",

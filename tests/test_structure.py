@@ -23,7 +23,8 @@ FLOORS = [
     {"convert", "data", "fit"},
     {"study", "deploy"},
     {
-        "config", "config_paths", "linear_pipeline", "linear_report",
+        "baseline_model", "baseline_options", "config", "config_paths", "linear_config", "linear_pipeline",
+        "linear_report",
         "start_options", "starting_model", "yaml_file", "pipeline", "run_record", "run_report", "run_stages",
         "cli", "__init__", "__main__",
     },

@@ -27,6 +27,15 @@ def fit(  # noqa: PLR0913 (one parameter for each flag)
             help="Refit the last weights of this trained model, of any design; the same as --set start.model=…",
         ),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="MODEL",
+            help="Fit what this model of any design leaves of the labels; the result is the sum of both, in one file. "
+            "The same as --set baseline.model=…",
+        ),
+    ] = None,
     keep: Annotated[
         bool,
         typer.Option(
@@ -50,12 +59,15 @@ def fit(  # noqa: PLR0913 (one parameter for each flag)
     [bold]equipot fit my.extxyz[/bold] fits a linear ACE: no epochs, one solution. A YAML file and --set change
     everything; `equipot options linear` lists solvers, priors and weights.
     [bold]--refit-readout model.equipot[/bold] refits the last weights of a model that was trained, and gives it the
-    uncertainty of its predictions. Ctrl-C ends; before the weights are found nothing is left but the log.
+    uncertainty of its predictions. [bold]--baseline model.equipot[/bold] corrects a model by a linear ACE.
+    Ctrl-C ends; before the weights are found nothing is left but the log.
     """
     flags = {"seed": seed, "dtype": dtype, "threads": threads, "backend": backend}
     settings = [*(set_ or []), *(f"run.{name}={value}" for name, value in flags.items() if value is not None)]
     if refit is not None:
         settings.insert(0, f"start.model={json_text(str(refit))}")
+    if baseline is not None:
+        settings.insert(0, f"baseline.model={json_text(str(baseline))}")
     if keep:
         settings.append("linear.keep_weights=true")
     if not files:

@@ -88,7 +88,7 @@ def _checks(model: Path, structure: Path | None, backend: str) -> dict[str, dict
 
 
 def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
-    from equipot.linear_report import in_header, start_label
+    from equipot.linear_report import baseline_of, in_header, start_label
     from equipot.points import named_point
     from equipot.run_record import energies_in_words, in_words
     from equipot.run_report import converted_from, fine_tuned_from
@@ -100,6 +100,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
         ["parameters", f"{header.parameters}, {header.dtype}"],
         ["radial functions", header.radial],
         ["cutoff", f"{header.design.r_max:g} Å, {header.design.layers} layers"],
+        *([["on top of the baseline", below]] if (below := baseline_of(header)) else []),
         ["E0 (eV)", energies_in_words(statistics, 5, "equipot info --json")],
         ["source of E0", statistics.atomic_energies_source.replace("_", " ")],
         ["units", ", ".join(f"{name} {unit}" for name, unit in header.units.items())],
@@ -247,7 +248,9 @@ def list_points(json: Json = False) -> None:
 def options(
     section: Annotated[
         str | None,
-        typer.Argument(help="data, design, start, fit, linear, run, md or scan; default: all.", show_default=False),
+        typer.Argument(
+            help="data, design, start, baseline, fit, linear, run, md or scan; default: all.", show_default=False
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

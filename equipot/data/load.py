@@ -54,7 +54,11 @@ class LoadedData:
 
 
 def load(
-    options: DataOptions, r_max: float, progress: Progress | None = None, known: Sequence[int] | None = None
+    options: DataOptions,
+    r_max: float,
+    progress: Progress | None = None,
+    known: Sequence[int] | None = None,
+    model: str = "the model that the training starts from",
 ) -> LoadedData:
     """Reads, checks, splits and measures the data of a training run.
 
@@ -64,6 +68,7 @@ def load(
         progress: Told how many graphs of the training set are built.
         known: Elements of the model that the training starts from, if there is one. Its E0s are chosen later, so
             the E0s here are fitted, and serve only to find energies that cannot be right.
+        model: What this model is called in messages.
 
     Raises:
         EquipotError: The data cannot be used; says which file and frame, what was found, and what to write.
@@ -82,7 +87,7 @@ def load(
         isolated = _isolated(reading, options.atomic_energies)
         E0 = find_atomic_energies(train_frames, options.atomic_energies, isolated, options.keys)
     else:
-        E0 = _fitted_energies([*train_frames, *chain(*others.values())], known)
+        E0 = _fitted_energies([*train_frames, *chain(*others.values())], known, model)
     check_energies(train_frames, E0)
     for frames in others.values():
         check_species(frames, E0.energies, "the training set")
@@ -108,13 +113,13 @@ def load(
     )
 
 
-def _fitted_energies(frames: Sequence[Frame], known: Sequence[int]) -> AtomicEnergies:
+def _fitted_energies(frames: Sequence[Frame], known: Sequence[int], model: str) -> AtomicEnergies:
     """Returns E0s fitted to the energies of all structures, for a model of known elements.
 
     Raises:
         EquipotError: A structure has an element that the model does not know.
     """
-    check_species(frames, known, "the model that the training starts from", "start from a model that knows")
+    check_species(frames, known, model, "take a model that knows")
     return find_atomic_energies(frames, "least_squares", {})._replace(warnings=())
 
 

@@ -228,9 +228,10 @@ def _prepared(
     place = next(potential.parameters()).device
     new_dtype = potential.dtype if dtype is None else as_dtype(dtype)
     new_place = place if device is None else as_device(device)
-    new_radial = potential.radial if radial is None else radial_choice(radial)
-    if (new_dtype, new_place, new_radial) != (potential.dtype, place, potential.radial):
-        potential = converted(potential, new_dtype, new_place).choose_radial(new_radial)
+    new_radial = [part.radial if radial is None else radial_choice(radial) for part in potential.parts()]
+    if (new_dtype, new_place, new_radial) != (potential.dtype, place, [part.radial for part in potential.parts()]):
+        potential = converted(potential, new_dtype, new_place)
+        potential = potential if radial is None else potential.choose_radial(radial)
     if backend is not None:
         use_backend(potential, backend, training=False)
     return potential

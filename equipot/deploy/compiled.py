@@ -173,7 +173,7 @@ def load_compiled(
         raise EquipotError(
             f"{path} is not a compiled potential of equipot ({error}); make one: equipot compile."
         ) from error
-    potential.choose_radial(facts["radial"]).eval().requires_grad_(False)
+    potential.eval().requires_grad_(False)
     use_backend(potential, "auto", training=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

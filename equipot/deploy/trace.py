@@ -115,21 +115,27 @@ def _changes_inputs(node: Node) -> bool:
 def fixed_form(potential: Potential) -> Potential:
     """Returns a copy whose weights are constants and that decides nothing by what its tensors hold."""
     fixed = copy.deepcopy(potential).eval().requires_grad_(False)
-    fixed.refuse_unknown = _no_check  # type: ignore[method-assign]
-    if isinstance(fixed.to_edges, RadialSpline):
-        if fixed.to_edges.num_tables > MOST_TABLES:
-            raise EquipotError(
-                f"the radial splines have {fixed.to_edges.num_tables} tables, one for each element or pair of "
-                f"elements, and a compiled potential holds {MOST_TABLES} at most: compile it with exact radial "
-                "functions (--radial exact)."
-            )
-        fixed.to_edges.present = fixed.to_edges.every_table  # type: ignore[method-assign]
+    for part in fixed.parts():
+        _fix(part)
     if use_backend(fixed, "auto", training=False).name == "reference":
         raise EquipotError(
             "a potential is compiled together with fused operations, and there are none here: "
             "equipot doctor says what is missing (on a CPU a C++ compiler)."
         )
     return fixed
+
+
+def _fix(part: Potential) -> None:
+    """Lets one potential of a sum do the same whatever its tensors hold."""
+    part.refuse_unknown = _no_check  # type: ignore[method-assign]
+    if isinstance(part.to_edges, RadialSpline):
+        if part.to_edges.num_tables > MOST_TABLES:
+            raise EquipotError(
+                f"the radial splines have {part.to_edges.num_tables} tables, one for each element or pair of "
+                f"elements, and a compiled potential holds {MOST_TABLES} at most: compile it with exact radial "
+                "functions (--radial exact)."
+            )
+        part.to_edges.present = part.to_edges.every_table  # type: ignore[method-assign]
 
 
 def _no_check(species: Tensor, atomic_numbers: Tensor) -> None:

@@ -12,6 +12,7 @@ from equipot.errors import EquipotError
 from equipot.fit.metrics import batch_maker, device_of
 from equipot.geometry import evaluate
 from equipot.kernels.operations import follow_backend
+from equipot.models.model_header import built, part_header
 from equipot.models.potential import Potential
 
 Choice = Literal["keep", "data", "refit"]
@@ -47,7 +48,12 @@ class Reference(NamedTuple):
 
 
 def find_reference(
-    potential: Potential, train: Dataset, wanted: str, given: AtomicEnergies | None, batch_size: int = 16
+    potential: Potential,
+    train: Dataset,
+    wanted: str,
+    given: AtomicEnergies | None,
+    batch_size: int = 16,
+    section: str = "start",
 ) -> Reference:
     r"""Returns the E0s with which a model is trained further.
 
@@ -66,6 +72,7 @@ def find_reference(
         wanted: "auto", "keep", "data" or "refit".
         given: E0s that the data give; None where they give none.
         batch_size: Structures evaluated at a time.
+        section: Of the configuration that says what is wanted, for messages.
 
     Raises:
         EquipotError: E0s of the data are wanted, and there are none or the model has a mean energy in their place;
@@ -89,7 +96,7 @@ def find_reference(
         add("data", np.array([given.energies[z] - own[z] for z in train.species]), given.source)
     if len(left):
         add("refit", least_squares(counts, left).energies, "least_squares")
-    choice = _best(potential, candidates) if wanted == "auto" else _possible(potential, wanted, candidates)
+    choice = _best(potential, candidates) if wanted == "auto" else _possible(potential, wanted, candidates, section)
     remainders = {name: each.remainders[name] for name, each in candidates.items()}
     return candidates[choice]._replace(remainders=remainders)
 
@@ -122,20 +129,20 @@ def _best(potential: Potential, candidates: Mapping[str, Reference]) -> Choice:
     return "data" if rms.get("data", limit) < limit and _of_isolated_atoms(potential) else "refit"
 
 
-def _possible(potential: Potential, wanted: str, candidates: Mapping[str, Reference]) -> Choice:
+def _possible(potential: Potential, wanted: str, candidates: Mapping[str, Reference], section: str) -> Choice:
     if wanted == "data" and potential.design.energy_reference == "mean_shift":
         raise EquipotError(
-            "start.reference = data, but the design of the model has one mean energy per atom in place of E0s "
-            "(energy_reference = mean_shift). Set start.reference=refit."
+            f"{section}.reference = data, but the design of the model has one mean energy per atom in place of E0s "
+            f"(energy_reference = mean_shift). Set {section}.reference=refit."
         )
     if wanted not in candidates:
         lacking = (
             "no isolated atoms of all their elements. Add a frame with one atom and config_type=IsolatedAtom for each, "
-            "give data.atomic_energies, or set start.reference=refit"
+            f"give data.atomic_energies, or set {section}.reference=refit"
             if wanted == "data"
-            else "no energies. Set start.reference=keep"
+            else f"no energies. Set {section}.reference=keep"
         )
-        raise EquipotError(f"start.reference = {wanted}, but the training files have {lacking}.")
+        raise EquipotError(f"{section}.reference = {wanted}, but the training files have {lacking}.")
     return candidates[wanted].choice
 
 
@@ -152,7 +159,8 @@ def with_energies(potential: Potential, energies: Mapping[int, float], source: S
     moved = tuple(e + c for e, c in zip(statistics.atomic_energies, change, strict=True))
     statistics = statistics.model_copy(update={"atomic_energies": moved, "atomic_energies_source": source})
     design = potential.design.with_reference(source)
-    result = Potential(design, statistics, dtype=potential.dtype, radial=potential.radial)
+    header = part_header(potential).model_copy(update={"design": design, "statistics": statistics})
+    result = built(header, potential.dtype)
     E0 = potential.E0.new_tensor([energies.get(z, own[z]) for z in statistics.species])
     result.load_state_dict({**potential.state_dict(), "E0": E0})
     follow_backend(result, potential)

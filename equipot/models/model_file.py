@@ -22,18 +22,16 @@ from typing import Any, NamedTuple
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from equipot.design import Design
 from equipot.errors import EquipotError
 from equipot.files import write_atomically
-from equipot.interactions import EXACT
 from equipot.kernels.backend import use_backend
 from equipot.kernels.operations import follow_backend
+from equipot.models.model_header import ModelHeader, built, part_header
 from equipot.models.potential import Potential
 from equipot.models.self_test import check_self_test, self_test_tensors
 from equipot.models.uncertainty import Uncertainty
-from equipot.statistics import Statistics
 from equipot.units import UNITS
 
 SUFFIX = ".equipot"
@@ -52,28 +50,6 @@ Upgrade = Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]]
 
 UPGRADES: dict[int, Upgrade] = {}
 """``UPGRADES[v]`` takes the document and the tensors of format ``v`` to those of format ``v + 1``."""
-
-
-class ModelHeader(BaseModel):
-    """What a model file says about itself; readable without building the model.
-
-    `design` and `statistics` define the function, `dtype` the precision its parameters are stored in,
-    `parameters` their number, `radial` how its radial functions are evaluated (a choice of the run that trained it;
-    files of earlier versions have exact ones), `provenance` how it was made (data hash, resolved configuration with
-    its seeds, final errors; whatever JSON can hold).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: int
-    design: Design
-    statistics: Statistics
-    units: dict[str, str]
-    versions: dict[str, str]
-    dtype: str
-    parameters: int
-    radial: str = EXACT
-    provenance: dict[str, Any]
 
 
 class _Content(NamedTuple):
@@ -105,14 +81,12 @@ def save_potential(
             "Go back to the last checkpoint whose loss was finite."
         )
     header = ModelHeader(
+        **dict(part_header(potential)),
         format_version=FORMAT_VERSION,
-        design=potential.design,
-        statistics=potential.statistics,
         units=UNITS,
         versions=_versions(),
         dtype=dtype_name(potential.dtype),
         parameters=sum(parameter.numel() for parameter in potential.parameters()),
-        radial=potential.radial,
         provenance=dict(provenance or {}),
     )
     document = _as_json(header)
@@ -148,7 +122,7 @@ def load_potential(
     """
     header, tensors = _read(path)
     state = _under(tensors, _STATE)
-    potential = Potential(header.design, header.statistics, dtype=as_dtype(dtype or header.dtype), radial=header.radial)
+    potential = built(header, as_dtype(dtype or header.dtype))
     _fill(potential, state, header, Path(path))
     if uncertain := _under(tensors, _UNCERTAINTY):
         potential.uncertainty = Uncertainty(**uncertain)
@@ -178,7 +152,7 @@ def converted(potential: Potential, dtype: torch.dtype | str, device: torch.devi
     converted. The backend stays, unless it is for another kind of device.
     """
     state = {name: tensor.detach().cpu() for name, tensor in potential.state_dict().items()}
-    result = Potential(potential.design, potential.statistics, dtype=as_dtype(dtype), radial=potential.radial)
+    result = built(part_header(potential), as_dtype(dtype))
     if potential.uncertainty is not None:
         result.uncertainty = copy.deepcopy(potential.uncertainty).cpu()
     result.load_state_dict(state)
@@ -190,10 +164,9 @@ def converted(potential: Potential, dtype: torch.dtype | str, device: torch.devi
 
 
 def fingerprint(potential: Potential) -> str:
-    """A checksum of the design, the statistics, the choice of splines and every parameter in its present precision."""
+    """A checksum of designs, statistics, choices of splines and every parameter in its present precision."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
-    radial = "" if potential.radial == EXACT else potential.radial
-    return _digest(potential.design.model_dump_json() + potential.statistics.model_dump_json() + radial, state)
+    return _digest("".join(part_header(part).identity for part in potential.parts()), state)
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

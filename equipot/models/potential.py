@@ -1,6 +1,7 @@
 """The whole model: from a graph to one energy per atom."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from equipot.kernels import threads
 from equipot.kernels.backend import backend_of
 from equipot.kernels.operations import EdgeHarmonicsOperation, edge_index, follow_backend
 from equipot.kernels.reference import group_by_species
+from equipot.models.baseline import NoBaseline
 from equipot.models.embedding import element_embedding
 from equipot.models.readout import readout
 from equipot.models.repulsion import repulsion
@@ -51,9 +53,14 @@ class ParameterCounts(NamedTuple):
 class Potential(nn.Module):
     r"""An interatomic potential: one point of the design space with what was measured from data.
 
-        E_i = E0_{z_i} + scale_{z_i} Σ_t readout_t(h_i^(t)) + shift_{z_i} + pair repulsion
+        E_i = E0_{z_i} + ε_i,   ε_i = scale_{z_i} Σ_t readout_t(h_i^(t)) + shift_{z_i} + pair repulsion + ε_i^baseline
 
     The pair repulsion is multiplied by the scale too where the design says `repulsion_scaled`.
+
+    The last term is there where the potential corrects another one, its baseline (`equipot fit --baseline`), which may
+    be any potential. Of that only ε counts: E0 is that of the statistics here. So E0 is counted once, and so is the
+    repulsion, which only one of the two may have. Neighbours are those within the larger of the two cutoffs; every
+    function of a shorter one is exactly zero beyond it.
 
     `uncertainty` is that of its weights if they were fitted (`equipot fit`), else None; no prediction depends on it.
 
@@ -66,10 +73,12 @@ class Potential(nn.Module):
         dtype: Type of weights and features, float32 or float64. Geometry, E0 and sums are always float64.
         seed: Start of the weights; the same seed gives the same weights whatever was drawn before.
         radial: How radial functions are evaluated, "exact" or "spline:KNOTS" (see `RadialSpline`); a choice that
-            changes the energy by less than float32 rounds it.
+            changes the energy by less than float32 rounds it. That of the baseline stays what it is.
+        baseline: The potential that this one corrects, in the same dtype; a copy without its uncertainty is taken.
 
     Raises:
-        EquipotError: The dtype is neither float32 nor float64, or `radial` is no such choice.
+        EquipotError: The dtype is neither float32 nor float64, `radial` is no such choice, or the baseline lacks an
+            element, has another dtype, or has what the design adds a second time.
 
     Source: Batatia et al. 2025, Methods.
     """
@@ -88,16 +97,25 @@ class Potential(nn.Module):
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         radial: str = EXACT,
+        baseline: "Potential | None" = None,
     ) -> None:
         super().__init__()
         if dtype not in (torch.float32, torch.float64):
             raise EquipotError(f"dtype={dtype}: a potential is made in torch.float32 or torch.float64.")
-        self.design, self.statistics, self.dtype, self.r_max = design, statistics, dtype, design.r_max
+        self.design, self.statistics, self.dtype = design, statistics, dtype
+        if baseline is not None:
+            check_correction(design, statistics.species, dtype, baseline)
+        self.baseline = _below(baseline)
+        self.r_max: float = max(design.r_max, self.baseline.r_max)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(dtype)
         self.uncertainty: Uncertainty | None = None
-        self.choose_radial(radial)
+        self._choose_radial(radial)
+
+    def parts(self) -> list["Potential"]:
+        """Returns this potential, its baseline, the baseline of that, and so on."""
+        return [self] if isinstance(self.baseline, NoBaseline) else [self, *self.baseline.parts()]
 
     def _build(self, dtype: torch.dtype) -> None:
         design, statistics = self.design, self.statistics
@@ -123,7 +141,7 @@ class Potential(nn.Module):
                 self.register_buffer(name, term)
 
     def choose_radial(self, radial: str) -> "Potential":
-        """Evaluates the radial functions in another way from now on; returns this potential.
+        """Evaluates the radial functions, those of a baseline too, in another way from now on; returns this potential.
 
         Args:
             radial: "exact", "spline", or "spline:KNOTS".
@@ -131,6 +149,11 @@ class Potential(nn.Module):
         Raises:
             EquipotError: It is none of these.
         """
+        for part in self.parts():
+            part._choose_radial(radial)
+        return self
+
+    def _choose_radial(self, radial: str) -> None:
         knots, species = num_knots(radial), self.statistics.species
         self.to_edges: ExactRadial | RadialSpline = ExactRadial(species)
         if knots is not None:
@@ -138,14 +161,13 @@ class Potential(nn.Module):
         self.to_edges.to(self.species_of.device).train(self.training)
         self.radial = radial_choice(radial)
         follow_backend(self.to_edges, self.layers)
-        return self
 
     def at_work(self) -> AbstractContextManager[None]:
         """Returns the context for its evaluation and training: it says who uses the threads (`kernels.threads.alone`).
 
         Radial networks that are evaluated at every edge are torch's work, and leave it its threads.
         """
-        return threads.alone(backend_of(self) == "cpu" and self.radial != EXACT)
+        return threads.alone(backend_of(self) == "cpu" and all(part.radial != EXACT for part in self.parts()))
 
     def forward(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, " owned"]:
         """Returns the energy of each owned atom, eV, float64.
@@ -160,12 +182,19 @@ class Potential(nn.Module):
         return self.layer_energies(graph, vectors).sum(dim=0)
 
     def layer_energies(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, "term owned"]:
-        """Returns the terms of each owned atom's energy: E0 + shift + repulsion, then each layer's readout."""
+        """Returns the terms of each atom's energy: E0 + shift + repulsion + baseline, then each layer's readout."""
+        first, *read = self.interaction_energies(graph, vectors)
+        species = self.species_of.index_select(0, graph.atomic_numbers[: graph.num_owned])
+        return torch.stack([self.E0.index_select(0, species) + first, *read])
+
+    def interaction_energies(self, graph: Graph, vectors: Float[Tensor, "edge xyz"]) -> Float[Tensor, "term owned"]:
+        """Returns the same terms without E0."""
         species = self.species(graph.atomic_numbers)[: graph.num_owned]
         scale = self.scale.expand_as(self.E0).index_select(0, species)
-        constant = (self.E0 + self.shift).index_select(0, species)
+        constant = self.shift.expand_as(self.E0).index_select(0, species)
         repulsion = self.repulsion(graph, torch.linalg.vector_norm(vectors, dim=1))
         constant = constant + repulsion * (scale if self.design.repulsion_scaled else 1.0)
+        constant = constant + self.baseline.interaction_energies(graph, vectors).sum(dim=0)
         features = self.features(graph, vectors)
         read = [head(h).double() * scale for head, h in zip(self.readouts, features, strict=True)]
         return torch.stack([constant, *read])
@@ -184,9 +213,27 @@ class Potential(nn.Module):
             features.append(layer(self.exchange(features[-1]), edges, elements))
         return features
 
-    exchange: Callable[[Tensor], Tensor] = staticmethod(lambda h: h)
-    """Completes the features of owned atoms by those of ghosts, before each layer but the first; the identity
-    without domain decomposition."""
+    _exchange: Callable[[Tensor], Tensor] = staticmethod(lambda h: h)
+
+    @property
+    def exchange(self) -> Callable[[Tensor], Tensor]:
+        """What completes the features of owned atoms by those of ghosts, before each layer but the first.
+
+        It is the identity without domain decomposition. A baseline has the same one.
+        """
+        return self._exchange
+
+    @exchange.setter
+    def exchange(self, exchange: Callable[[Tensor], Tensor]) -> None:
+        """Gives every part another one."""
+        for part in self.parts():
+            part._exchange = exchange
+
+    @exchange.deleter
+    def exchange(self) -> None:
+        """Gives every part the identity again."""
+        for part in self.parts():
+            del part._exchange
 
     def species(self, atomic_numbers: Int[Tensor, " node"]) -> Int[Tensor, " node"]:
         """Returns the index of each atom's element in `statistics.species`.
@@ -214,7 +261,8 @@ class Potential(nn.Module):
         for name, parameter in self.named_parameters():
             block = _block_name(name)
             per_block[block] = per_block.get(block, 0) + parameter.numel()
-        return ParameterCounts(sum(per_block.values()), self._active_parameters(), per_block)
+        active = sum(part._active_parameters() for part in self.parts())
+        return ParameterCounts(sum(per_block.values()), active, per_block)
 
     def _active_parameters(self) -> int:
         probe, graph = _probe(self)
@@ -231,6 +279,48 @@ class Potential(nn.Module):
             Y,
             self.to_edges(self.radial_basis, lengths, z_j, z_i),
         )
+
+
+def check_correction(design: Design, species: Sequence[int], dtype: torch.dtype, baseline: Potential) -> None:
+    """Raises where a potential cannot correct another one.
+
+    Args:
+        design: Of the correction.
+        species: Its elements.
+        dtype: Its precision.
+        baseline: The potential below.
+
+    Raises:
+        EquipotError: The baseline lacks an element, has another dtype, or has what the design adds a second time.
+    """
+    lacking = [chemical_symbols[z] for z in species if z not in baseline.statistics.species]
+    repulsive = any(part.design.pair_repulsion != "none" for part in baseline.parts())
+    rules = [
+        (bool(lacking),
+         f"the baseline does not know {', '.join(lacking)}; it must know every element of the structures: use one "
+         "that does"),
+        (baseline.dtype != dtype,
+         f"the baseline is in {baseline.dtype}, and its correction would be in {dtype}: a potential has one precision; "
+         "load the baseline in that of the correction"),
+        (repulsive and design.pair_repulsion != "none",
+         f"the baseline has a pair repulsion, and pair_repulsion={design.pair_repulsion!r} would count it twice; set "
+         "design.pair_repulsion=none"),
+        (design.shift != "none",
+         f"shift={design.shift!r} is the mean of the whole interaction energy, which the baseline has already; set "
+         "design.shift=none"),
+    ]  # fmt: skip
+    for impossible, reason in rules:
+        if impossible:
+            raise EquipotError(reason + ".")
+
+
+def _below(baseline: Potential | None) -> Potential | NoBaseline:
+    """Returns a copy of the baseline without its uncertainty."""
+    if baseline is None:
+        return NoBaseline()
+    below = copy.deepcopy(baseline)
+    below.uncertainty = None
+    return below
 
 
 def _energy_terms(design: Design, statistics: Statistics) -> list[tuple[str, list[float], bool]]:
