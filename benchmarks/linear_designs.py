@@ -59,7 +59,7 @@ def sized(target: int, statistics: Statistics, each_centre: bool = True, **axes:
 def size_of(design: Design, statistics: Statistics) -> dict[str, float]:
     """Functions of each centre beyond those of pairs, mean over the elements, and all weights."""
     n = len(statistics.species)
-    plan = plan_coupled(design, n, statistics.species_fractions)
+    plan = plan_coupled(design, statistics)
     functions = int(plan.product.active.sum())
     return {"functions_per_centre": functions / n, "weights": functions + plan.num_pair * n * (n + 1) // 2}
 

@@ -69,6 +69,12 @@ class Design(BaseModel):
         description="κ: each factor of an element, and such a centre, adds κ log₂(1/x) to the degree, x the element's "
         "fraction of the atoms in training; several elements share what one would have, rare ones have less",
     )
+    terminal_correlation: int | None = Field(
+        None,
+        ge=1,
+        description="highest order ν of coupled functions centred on terminal elements, which have one bond in "
+        "training (1.25 at most on average): the atoms they are bonded to see the same; default: that of all",
+    )
     last_layer: Literal["all", "scalars"] = Field(
         "scalars", description="irreps that the last layer makes: all, or the scalars that the readout reads"
     )

@@ -80,7 +80,8 @@ COUPLED: dict[str, Any] = {
 
 
 OF_COUPLED: dict[str, Any] = {
-    "degrees": (), "degree_weight_ell": 1.0, "degree_rarity": 0.0, "product_r_max": None, "inner_envelope": 0.0
+    "degrees": (), "degree_weight_ell": 1.0, "degree_rarity": 0.0, "product_r_max": None, "inner_envelope": 0.0,
+    "terminal_correlation": None,
 }  # fmt: skip
 """The axes that only coupled channels have, and their values elsewhere."""
 

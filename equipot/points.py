@@ -176,7 +176,8 @@ def ace_linear(**axes: Any) -> Design:
     The energy is linear in its weights: two-body functions of each pair of elements, and for each central element
     the linearly independent invariants of order ν = 2 … correlation within total degrees D_ν. `equipot fit` finds
     them. `degrees` alone is enough to change the size; `correlation`, `num_radial` and `max_ell` follow from it.
-    Degrees are those of a single element; several share them (`degree_rarity`).
+    Degrees are those of a single element; several share them (`degree_rarity`), and terminal ones, like hydrogen, are
+    centres of three-body functions at most (`terminal_correlation`).
 
     Source: Drautz, Phys. Rev. B 99, 014104 (2019); Dusson et al., J. Comput. Phys. 454, 110946 (2022);
     Kovács et al., J. Chem. Theory Comput. 17, 7696 (2021), for molecules.
@@ -184,7 +185,7 @@ def ace_linear(**axes: Any) -> Design:
     values: dict[str, Any] = {
         **COUPLED, "channel_coupling": "coupled", "degrees": ACE_DEGREES, "radial_basis": "chebyshev",
         "chebyshev_lowest": 0, "distance_transform": "agnesi_bond", "envelope_p": 2, "inner_envelope": 0.6,
-        "degree_rarity": 1.0, "shift": "none",
+        "degree_rarity": 1.0, "terminal_correlation": 2, "shift": "none",
     }  # fmt: skip
     if "degrees" not in axes and "correlation" in axes:
         values["degrees"] = ACE_DEGREES[: axes["correlation"]]

@@ -50,7 +50,7 @@ def run_content(folder: Path) -> Content:
     scan, errors = read_json(folder / "scan.json"), _errors(read_json(folder / "errors.json"))
     point, start = str(run.get("point") or ""), header.provenance.get("start") or {}
     statistics = Statistics(**data["statistics"]) if start and data else header.statistics
-    described = describe(header.design, header.statistics.species, header.statistics.species_fractions)
+    described = describe(header.design, header.statistics.species, header.statistics)
     dynamics = _dynamics(folder / "md")
     if scan:
         errors["scan"] = _set_errors(scan["errors"])

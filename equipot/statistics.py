@@ -24,6 +24,8 @@ class Statistics(BaseModel):
         pair_distances: Shortest distance between atoms of each pair of elements, Å: first element outermost, second not
             before it; 0 where there was none within r_max. Empty where it was not measured.
         species_fractions: Fraction of atoms of each element. Empty where it was not measured.
+        mean_bonds: Mean number of bonds of the atoms of each element: neighbours within 1.3 times the sum of covalent
+            radii. Empty where it was not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +43,7 @@ class Statistics(BaseModel):
     min_distance: float = Field(0.0, ge=0)
     pair_distances: tuple[float, ...] = ()
     species_fractions: tuple[float, ...] = ()
+    mean_bonds: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Statistics":
@@ -52,8 +55,9 @@ class Statistics(BaseModel):
         for name in ("atomic_energies", "mean_neighbours_per_species", "energy_mean_per_species"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} species")
-        if len(self.species_fractions) not in (0, n):
-            raise ValueError(f"species_fractions has {len(self.species_fractions)} entries for {n} species")
+        for name in ("species_fractions", "mean_bonds"):
+            if len(getattr(self, name)) not in (0, n):
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} species")
         if len(self.pair_distances) not in (0, n * (n + 1) // 2):
             raise ValueError(f"pair_distances has {len(self.pair_distances)} entries for {n * (n + 1) // 2} pairs")
         return self

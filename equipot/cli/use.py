@@ -207,7 +207,7 @@ def _write_report(
     header = read_model_header(model)
     point = str(header.provenance.get("config", {}).get("design", {}).get("name", ""))
     numbers = header.statistics
-    described = describe(header.design, numbers.species, numbers.species_fractions)
+    described = describe(header.design, numbers.species, numbers)
     sets = {name: each.as_dict() for name, each in found.items()}
     content = Content(
         title=f"{model.name} on {', '.join(found)}",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from ase.data import covalent_radii
 
 from equipot.data.atomic_energies import (
     AtomicEnergies,
@@ -16,6 +17,8 @@ from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
 from equipot.statistics import Statistics
 
+_BOND = 1.3
+"""Times the sum of covalent radii: the longest bond."""
 _SMALLEST_SPREAD = 1e-6
 """eV/atom or eV/Å; below it a spread is no scale, and 1 is used instead."""
 
@@ -39,6 +42,8 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
     force_rms                  root mean square of all force components
     mean_neighbours            mean number of neighbours within the cutoff over all atoms
     pair_distances             shortest distance of each pair of elements within the cutoff
+    species_fractions          fraction of atoms of each element
+    mean_bonds                 mean number of neighbours within 1.3 times the sum of covalent radii, by element
     =========================  ==================================================================
 
     Where compositions cannot tell the elements apart, energy_mean_per_species is energy_mean for each.
@@ -69,6 +74,7 @@ def measure(dataset: Dataset, atomic_energies: AtomicEnergies) -> Measurement:
         min_distance=float(dataset.min_distances.min()),
         pair_distances=_pair_distances(dataset),
         species_fractions=_fractions(dataset),
+        mean_bonds=_bonds(dataset),
     )
     return Measurement(statistics, (*atomic_energies.warnings, *energy_warnings, *force_warnings))
 
@@ -91,6 +97,19 @@ def _neighbours(dataset: Dataset) -> tuple[float, tuple[float, ...]]:
 def _fractions(dataset: Dataset) -> tuple[float, ...]:
     counts = compositions(dataset.frames, dataset.species).sum(axis=0)
     return tuple((counts / counts.sum()).tolist())
+
+
+def _bonds(dataset: Dataset) -> tuple[float, ...]:
+    species = np.array(dataset.species)
+    bonds, atoms = np.zeros(len(species)), np.zeros(len(species))
+    for graph in dataset.graphs:
+        Z = graph.atomic_numbers.numpy()
+        i, j = graph.receivers.numpy(), graph.senders.numpy()
+        lengths = np.linalg.norm(graph.vectors().numpy(), axis=1)
+        bonded = lengths < _BOND * (covalent_radii[Z[i]] + covalent_radii[Z[j]])
+        atoms += np.bincount(np.searchsorted(species, Z), minlength=len(species))
+        bonds += np.bincount(np.searchsorted(species, Z[i[bonded]]), minlength=len(species))
+    return tuple((bonds / atoms).tolist())
 
 
 def _pair_distances(dataset: Dataset) -> tuple[float, ...]:

@@ -38,17 +38,19 @@ class CoupledPlan:
     num_pair: int
 
 
-def plan_coupled(design: Design, num_species: int, fractions: Sequence[float] = ()) -> CoupledPlan:
+def plan_coupled(design: Design, statistics: Statistics) -> CoupledPlan:
     """Returns the plan of the one layer of a coupled design.
 
     Args:
         design: The axes.
-        num_species: Number of elements.
-        fractions: Fraction of each element in the training set, which `degree_rarity` makes costs of; none if empty.
+        statistics: Elements; their fractions in the training set, which `degree_rarity` makes costs of, and their
+            bonds, of which `terminal_correlation` makes use.
     """
+    num_species = len(statistics.species)
     product = CoupledProduct(
         num_species, design.max_ell, design.num_radial, design.degrees, design.degree_weight_ell,
-        _costs(design.degree_rarity, fractions),
+        _costs(design.degree_rarity, statistics.species_fractions),
+        _orders(design.terminal_correlation, design.correlation, statistics.mean_bonds),
     )  # fmt: skip
     return CoupledPlan(0, Irreps([(num_species, "0e")]), Irreps("1x0e"), product, int(design.degrees[0]))
 
@@ -59,6 +61,18 @@ def _costs(rarity: float, fractions: Sequence[float]) -> tuple[float, ...]:
     if rarity == 0 or not present:
         return ()
     return tuple(rarity * math.log2(1.0 / (x if x > 0 else min(present))) for x in fractions)
+
+
+def _orders(terminal: int | None, correlation: int, bonds: Sequence[float]) -> tuple[int, ...]:
+    """Highest orders of centres, where some elements are terminal but not all."""
+    ends = [0 < number <= _TERMINAL for number in bonds]
+    if terminal is None or terminal >= correlation or not any(ends) or all(ends):
+        return ()
+    return tuple(terminal if end else correlation for end in ends)
+
+
+_TERMINAL = 1.25
+"""Most bonds of a terminal element, on average."""
 
 
 class CoupledInteraction(nn.Module):

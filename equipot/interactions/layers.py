@@ -13,11 +13,6 @@ def interaction_layers(
     design: Design, statistics: Statistics, dtype: torch.dtype
 ) -> list[Interaction] | list[CoupledInteraction]:
     """Returns the layers: the design's many, or the one of coupled channels."""
-    num_species = len(statistics.species)
     if design.channel_coupling == "coupled":
-        return [
-            CoupledInteraction(
-                design, plan_coupled(design, num_species, statistics.species_fractions), statistics, dtype
-            )
-        ]
-    return [Interaction(design, plan, statistics, dtype) for plan in plan_layers(design, num_species)]
+        return [CoupledInteraction(design, plan_coupled(design, statistics), statistics, dtype)]
+    return [Interaction(design, plan, statistics, dtype) for plan in plan_layers(design, len(statistics.species))]

@@ -96,6 +96,7 @@ class CoupledProduct:
         ell_weight: w.
         costs: What a factor of each element adds to the degree; none where it is empty. A centre adds the same: rare
             elements have fewer functions.
+        orders: Highest ν of the functions centred on each element; that of `degrees` where it is empty.
     """
 
     num_species: int
@@ -104,6 +105,7 @@ class CoupledProduct:
     degrees: tuple[float, ...]
     ell_weight: float
     costs: tuple[float, ...] = ()
+    orders: tuple[int, ...] = ()
 
     @property
     def correlation(self) -> int:
@@ -125,19 +127,21 @@ class CoupledProduct:
         """The description as one string, for operators."""
         sizes = (self.num_species, self.max_ell, self.num_radial)
         degrees, costs = (",".join(repr(float(x)) for x in some) for some in (self.degrees, self.costs))
-        return "|".join([*map(str, sizes), degrees, repr(float(self.ell_weight)), costs])
+        orders = ",".join(map(str, self.orders))
+        return "|".join([*map(str, sizes), degrees, repr(float(self.ell_weight)), costs, orders])
 
     @staticmethod
     @lru_cache(maxsize=256)
     def from_key(key: str) -> "CoupledProduct":
         """Returns the description of a key."""
-        species, ell, radial, degrees, weight, costs = key.split("|")
+        species, ell, radial, degrees, weight, costs, orders = key.split("|")
         D, c = (tuple(float(x) for x in some.split(",") if x) for some in (degrees, costs))
-        return CoupledProduct(int(species), int(ell), int(radial), D, float(weight), c)
+        highest = tuple(int(x) for x in orders.split(",") if x)
+        return CoupledProduct(int(species), int(ell), int(radial), D, float(weight), c, highest)
 
     @cached_property
     def functions(self) -> tuple[Function, ...]:
-        """All functions: by order, then by the elements of their factors, then by degree."""
+        """All functions that some centre has: by order, then by the elements of their factors, then by degree."""
         return tuple(
             Function(factors, number, self._degree(factors))
             for factors in self._multisets
@@ -152,10 +156,17 @@ class CoupledProduct:
     @cached_property
     def active(self) -> np.ndarray:
         """Which functions each element has as a centre, bool [species, function]."""
-        limits = np.array([self.degrees[function.order - 1] for function in self.functions])
+        order = np.array([function.order for function in self.functions], dtype=np.int64)
         degrees = np.array([function.degree for function in self.functions])
+        return degrees <= self._limits[:, order - 1] + _TOLERANCE
+
+    @cached_property
+    def _limits(self) -> np.ndarray:
+        """Highest degree of the functions of each centre and order, [species, order]; −∞ where it has none."""
         costs = np.array(self.costs or (0.0,) * self.num_species)
-        return degrees + costs[:, None] <= limits + _TOLERANCE
+        highest = np.array(self.orders or (self.correlation,) * self.num_species)
+        limits = np.array(self.degrees) - costs[:, None]
+        return np.where(np.arange(1, self.correlation + 1) <= highest[:, None], limits, -np.inf)
 
     @cached_property
     def counts_by_order(self) -> dict[int, int]:
@@ -192,7 +203,7 @@ class CoupledProduct:
         one.sort(key=lambda factor: self._degree((factor,)))  # stable
         found: list[tuple[Factor, ...]] = []
         for nu in range(2, self.correlation + 1):
-            group = _chosen(one, [self._degree((factor,)) for factor in one], nu, self.degrees[nu - 1])
+            group = _chosen(one, [self._degree((factor,)) for factor in one], nu, self._limits[:, nu - 1].max())
             found += sorted((factors for factors in group if _couplings(factors).paths), key=self._place)
         return tuple(found)
 

@@ -13,7 +13,7 @@ from equipot.o3 import Irrep, Irreps, clebsch_gordan
 from equipot.statistics import Statistics
 
 
-def describe(design: Design, species: Sequence[int], fractions: Sequence[float] = ()) -> dict[str, Any]:
+def describe(design: Design, species: Sequence[int], measured: Statistics | None = None) -> dict[str, Any]:
     r"""Returns the numbers of a design for these elements, ready for a table or JSON.
 
     Operations are the multiplications of one energy, forward, each with the addition that follows it; forces
@@ -32,7 +32,8 @@ def describe(design: Design, species: Sequence[int], fractions: Sequence[float] 
     Args:
         design: The axes.
         species: Atomic numbers.
-        fractions: Fraction of each element in the training set; all alike if empty. It matters to `degree_rarity`.
+        measured: Of the training set, of these elements: its fractions and bonds matter to `degree_rarity` and
+            `terminal_correlation`. Without it fractions are alike, and no element is terminal.
 
     Returns:
         axes, species, parameters, active_parameters, blocks {block: parameters}, receptive_field_A, layers
@@ -43,7 +44,7 @@ def describe(design: Design, species: Sequence[int], fractions: Sequence[float] 
     Source: body orders: Batatia et al. 2025, N_{t+1} = ν (N_t + 1), N_0 = 0.
     """
     species = tuple(sorted(set(species)))
-    numbers = _placeholder(species, tuple(fractions) or (1.0 / len(species),) * len(species))
+    numbers = _placeholder(species, measured)
     potential = Potential(design, numbers)
     counts = potential.parameter_counts()
     layers = _describe_layers(design, numbers)
@@ -93,7 +94,7 @@ def energy_body_order(design: Design) -> int | None:
 def _describe_layers(design: Design, numbers: Statistics) -> list[dict[str, Any]]:
     orders, num_species = body_orders(design), len(numbers.species)
     if design.channel_coupling == "coupled":
-        return [_describe_coupled(plan_coupled(design, num_species, numbers.species_fractions), orders[0])]
+        return [_describe_coupled(plan_coupled(design, numbers), orders[0])]
     plans = plan_layers(design, num_species)
     return [_describe_layer(design, plan, num_species, order) for plan, order in zip(plans, orders, strict=True)]
 
@@ -206,7 +207,7 @@ def _linear(irreps_in: Irreps, irreps_out: Irreps) -> int:
     return sum(irreps_in.count(ir) * mul * ir.dim for mul, ir in irreps_out if ir in irreps_in)
 
 
-def _placeholder(species: tuple[int, ...], fractions: tuple[float, ...]) -> Statistics:
+def _placeholder(species: tuple[int, ...], measured: Statistics | None) -> Statistics:
     zeros, ones = (0.0,) * len(species), (1.0,) * len(species)
     return Statistics(
         species=species,
@@ -214,5 +215,6 @@ def _placeholder(species: tuple[int, ...], fractions: tuple[float, ...]) -> Stat
         mean_neighbours=1.0,
         mean_neighbours_per_species=ones,
         energy_mean_per_species=zeros,
-        species_fractions=fractions,
+        species_fractions=(measured and measured.species_fractions) or (1.0 / len(species),) * len(species),
+        mean_bonds=measured.mean_bonds if measured else (),
     )

@@ -166,6 +166,7 @@ def test_statistics_of_a_crystal():
         assert statistics.mean_neighbours_per_species == (neighbours,)
     assert statistics.min_distance == pytest.approx(a / np.sqrt(2))
     assert statistics.pair_distances == pytest.approx((a / np.sqrt(2),))
+    assert statistics.mean_bonds == (12,)
     assert statistics.force_rms == pytest.approx(np.sqrt((2 * 1 + 2 * 4) / 12))
     assert statistics.energy_mean == pytest.approx(-2.5)
     assert statistics.energy_std == pytest.approx(0.5)
@@ -181,6 +182,7 @@ def test_neighbours_of_each_element(cluster):
     assert statistics.species_fractions == pytest.approx((1 / 3, 2 / 3))
     assert statistics.mean_neighbours_per_species == (2.0, 1.0)
     assert statistics.mean_neighbours == pytest.approx(4 / 3)
+    assert statistics.mean_bonds == (2.0, 1.0)
 
 
 def test_energies_of_elements_over_E0():

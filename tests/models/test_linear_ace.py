@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from equipot.errors import EquipotError
 from equipot.geometry import batch_graphs, evaluate, voigt
+from equipot.interactions import plan_coupled
 from equipot.kernels.backend import use_backend
+from equipot.kernels.coupled import CoupledProduct
 from equipot.models import Potential
 from equipot.models.coupled_features import CoupledFeatures
 from equipot.models.last_layer import LastLayer
@@ -108,6 +111,29 @@ def test_rare_elements_have_fewer_functions():
             assert active[f] == (degree <= design.degrees[function.order - 1] + 1e-9)
     unknown = NUMBERS.model_copy(update={"species_fractions": ()})
     assert Potential(design, unknown).layers[0].plan.product.active.all()
+
+
+def test_terminal_elements_are_centres_of_low_orders_only():
+    """An element of one bond is no centre of high orders, unless all are such; no function is made that none has."""
+    design = ace_linear(r_max=R_MAX, degrees=(4, 6, 7, 8), degree_rarity=0.5)
+
+    def product(terminal, bonds):
+        numbers = NUMBERS.model_copy(update={"mean_bonds": bonds})
+        return plan_coupled(design.replace(terminal_correlation=terminal), numbers).product
+
+    free = product(None, (1.0, 3.9, 1.6))
+    orders = np.array([f.order for f in free.functions])
+    assert free.active[0].sum() > (orders == 2).sum()
+    for terminal in (1, 2, 3):
+        held = product(terminal, (1.0, 3.9, 1.6))
+        highest = [max([f.order for f, has in zip(held.functions, row, strict=True) if has], default=1)
+                   for row in held.active]  # fmt: skip
+        assert highest == [terminal, 4, 4]
+        assert held.active.any(axis=0).all()
+        assert held.active[1:].sum() == free.active[1:].sum()
+        assert CoupledProduct.from_key(held.key) == held
+    for bonds in ((), (4.0, 3.9, 1.6), (1.0, 1.0, 1.1), (0.0, 4.0, 4.0)):
+        assert product(2, bonds) == free
 
 
 def test_other_potentials_are_refused_by_name():

@@ -10,13 +10,16 @@ from equipot.errors import EquipotError
 from equipot.geometry import evaluate
 from equipot.models import Potential, describe
 
-from .small import STATISTICS, STRUCTURES, cluster, point, relative, rotation
+from .small import STATISTICS as UNBONDED
+from .small import STRUCTURES, cluster, point, relative, rotation
 
+STATISTICS = UNBONDED.model_copy(update={"mean_bonds": (1.0, 3.0, 2.0)})
 OTHER_VALUES = {
     "r_max": 2.5, "layers": 1, "max_ell": 1, "max_L": 0, "channels": 5, "num_radial": 6, "radial_mlp": (5, 5),
     "envelope_p": 3, "embedding_channels": 4, "edge_channels": 4, "correlation": 2, "readout_hidden": 7, "heads": 2,
     "readout_depth": 3, "repulsion_p": 9, "degrees": (3.0, 4.0, 5.0, 6.0), "degree_weight_ell": 0.7,
     "inner_envelope": 1.0, "chebyshev_lowest": 0, "product_r_max": 2.2, "degree_rarity": 0.5,
+    "terminal_correlation": 1,
 }  # fmt: skip
 BASES = {
     "ace": point("ace"),
@@ -97,7 +100,7 @@ def fingerprint(model: Potential, graph) -> tuple:
 @pytest.mark.parametrize("base", BASES)
 def test_descriptions_agree_with_the_model_that_they_describe(base):
     design = BASES[base]
-    text = describe(design, STATISTICS.species, STATISTICS.species_fractions)
+    text = describe(design, STATISTICS.species, STATISTICS)
     model = Potential(design, STATISTICS)
     assert text["parameters"] == sum(p.numel() for p in model.parameters())
     assert 0 < text["active_parameters"] <= text["parameters"]
