@@ -103,6 +103,13 @@ class Design(BaseModel):
         "silu", description="activation of the radial MLP; ssp is the shifted softplus ln(1 + eˣ) − ln 2"
     )
     envelope_p: int = Field(5, ge=2, description="order p of the polynomial envelope")
+    envelope_power: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="κ: the envelope is also multiplied by u^κ, u the transformed distance, so that near neighbours "
+        "weigh more than far ones",
+    )
     envelope_on: Literal["basis", "weights"] = Field("basis", description="what the envelope multiplies")
     chebyshev_argument: Literal["scaled", "distance"] = Field(
         "scaled",

@@ -45,6 +45,9 @@ def rules(d: Any) -> list[tuple[bool, str]]:
         (d.chebyshev_argument != "scaled" and d.radial_basis != "chebyshev",
          f"chebyshev_argument={d.chebyshev_argument!r} has no effect with radial_basis={d.radial_basis!r}; "
          "set it to 'scaled'"),
+        (d.envelope_power > 0 and d.distance_transform not in ("agnesi", "agnesi_bond"),
+         f"envelope_power={d.envelope_power} needs a transformed distance between 0 and 1, which distance_transform="
+         f"{d.distance_transform!r} is not; choose 'agnesi_bond' or 'agnesi', or leave envelope_power out"),
         (d.chebyshev_lowest != 1 and d.radial_basis != "chebyshev",
          f"chebyshev_lowest={d.chebyshev_lowest} has no effect with radial_basis={d.radial_basis!r}; set it to 1"),
         (d.repulsion_scaled and (d.pair_repulsion == "none" or d.scale == "none"),

@@ -184,14 +184,16 @@ def ace_linear(**axes: Any) -> Design:
     """
     values: dict[str, Any] = {
         **COUPLED, "channel_coupling": "coupled", "degrees": ACE_DEGREES, "radial_basis": "chebyshev",
-        "chebyshev_lowest": 0, "distance_transform": "agnesi_bond", "envelope_p": 2, "inner_envelope": 0.6,
-        "degree_rarity": 1.0, "terminal_correlation": 2, "shift": "none",
+        "chebyshev_lowest": 0, "distance_transform": "agnesi_bond", "envelope_p": 2, "envelope_power": 1.0,
+        "inner_envelope": 0.6, "degree_rarity": 1.0, "terminal_correlation": 2, "shift": "none",
     }  # fmt: skip
     if "degrees" not in axes and "correlation" in axes:
         values["degrees"] = ACE_DEGREES[: axes["correlation"]]
     degrees, weight = {**values, **axes}["degrees"], axes.get("degree_weight_ell", 1.0)
     if axes.get("radial_basis", "chebyshev") != "chebyshev":
         values["chebyshev_lowest"] = 1
+    if axes.get("distance_transform") in ("none", "soft"):
+        values["envelope_power"] = 0.0
     sizes = list(enumerate(degrees, start=1))[1:]
     values |= {
         "correlation": len(degrees),

@@ -58,6 +58,8 @@ IMPOSSIBLE = [
     ({"degrees": (4.0, 5.0)}, r"degrees=\(4\.0, 5\.0\) belongs to coupled channels; set channel_coupling='coupled'"),
     ({"degree_weight_ell": 2.0}, r"degree_weight_ell=2\.0 belongs to coupled channels"),
     ({"degree_rarity": 1.0}, r"degree_rarity=1\.0 belongs to coupled channels"),
+    ({"terminal_correlation": 2}, r"terminal_correlation=2 belongs to coupled channels"),
+    ({"envelope_power": 1.0}, r"envelope_power=1\.0 needs a transformed .* distance_transform='none' is not; choose"),
     ({"product_r_max": 3.0}, r"product_r_max=3\.0 belongs to coupled channels"),
     ({"inner_envelope": 0.5}, r"inner_envelope=0\.5 belongs to coupled channels"),
     ({"readout": "sum"}, r"readout='sum' belongs to coupled channels; choose linear, two_linear, mlp, mlp_bias"),

@@ -15,6 +15,9 @@ from equipot.basis.cutoff import polynomial_envelope
 from equipot.design import Design
 from equipot.statistics import Statistics
 
+_SMALLEST = 1e-9
+"""Of a transformed distance: u^κ has no slope at u = 0, which is where the envelope vanishes, or beyond it."""
+
 
 class RadialFeatures(NamedTuple):
     """What the radial networks see of each edge.
@@ -38,7 +41,8 @@ class RadialBasis(nn.Module):
         legendre    √(2n + 1) P_n(2u − 1), n from 0
         gaussian    exp(−(r − μ_n)² / 2Δ²), μ_n evenly spaced on [0, r_max], Δ their spacing
 
-    The products of a coupled design may have a shorter cutoff than its two-body functions, and an inner envelope.
+    With `envelope_power` κ the envelope f is multiplied by u^κ of the transformed distance. The products of a coupled
+    design may have a shorter cutoff than its two-body functions, and an inner envelope.
     Evaluated in float64 and cast afterwards: near r_max the envelope is a difference of nearly equal terms.
 
     Args:
@@ -52,7 +56,7 @@ class RadialBasis(nn.Module):
     def __init__(self, design: Design, dtype: torch.dtype, statistics: Statistics | None = None) -> None:
         super().__init__()
         self.dtype = dtype
-        self.p = design.envelope_p
+        self.p, self.power = design.envelope_p, design.envelope_power
         self.envelope_on_basis = design.envelope_on == "basis"
         own = {"product_r_max": None, "inner_envelope": 0.0}
         same = all(getattr(design, axis) == x for axis, x in own.items())
@@ -83,8 +87,10 @@ class RadialBasis(nn.Module):
         Z_receiver: Int[Tensor, " edge"],
     ) -> RadialFeatures:
         """Returns the same before it is cast."""
-        envelope = polynomial_envelope(lengths / self.r_max, self.p).unsqueeze(-1)
-        basis = self.functions(self.transform(lengths, Z_sender, Z_receiver))
+        u = self.transform(lengths, Z_sender, Z_receiver)
+        near = u.clamp(min=_SMALLEST).pow(self.power) if self.power > 0 else torch.ones_like(u)
+        envelope = (polynomial_envelope(lengths / self.r_max, self.p) * near).unsqueeze(-1)
+        basis = self.functions(u)
         ones = torch.ones_like(envelope)
         on_basis, on_weights = (envelope, ones) if self.envelope_on_basis else (ones, envelope)
         pair = None if self.pair is None else self.pair.in_float64(lengths, Z_sender, Z_receiver).basis

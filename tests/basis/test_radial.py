@@ -60,13 +60,13 @@ def linear(x: np.ndarray, numbers: Statistics | None = None, **axes) -> RadialFe
 
 @pytest.mark.parametrize("shortest", [0.0, 1.7])
 def test_legendre_polynomials_are_steepest_about_the_bond_or_the_shortest_distance(shortest):
-    """√(2n + 1) P_n(2t − 1), n from 0, times 1 − 6x² + 8x³ − 3x⁴."""
+    """√(2n + 1) P_n(2t − 1), n from 0, times t (1 − 6x² + 8x³ − 3x⁴)."""
     pairs = (shortest,) * 6
     measured = STATISTICS.model_copy(update={"pair_distances": pairs})
     t, x = agnesi_bond(shortest), r / R_MAX
     envelope = 1 - 6 * x**2 + 8 * x**3 - 3 * x**4
     P = [np.polynomial.Legendre.basis(n)(2 * t - 1) * np.sqrt(2 * n + 1) for n in range(NUM)]
-    expected = np.stack(P, axis=1) * envelope[:, None]
+    expected = np.stack(P, axis=1) * (t * envelope)[:, None]
     found = linear(r, measured, radial_basis="legendre")
     assert found.basis.numpy() == pytest.approx(expected, abs=1e-12)
     assert found.pair is None
@@ -77,7 +77,7 @@ def test_products_have_a_cutoff_and_an_inner_envelope_of_their_own():
     assert features.basis[r >= 2.5].abs().max() == 0
     assert features.pair[3].abs().min() > 0
     t, x = agnesi_bond(0.0, 2.5), r / 2.5
-    constant = np.where(x < 1, 1 - 6 * x**2 + 8 * x**3 - 3 * x**4, 0.0)
+    constant = np.where(x < 1, t * (1 - 6 * x**2 + 8 * x**3 - 3 * x**4), 0.0)
     assert features.basis[:, 0].numpy() == pytest.approx(constant, abs=1e-13)
     assert features.basis[:, 1].numpy() == pytest.approx(constant * (2 * t - 1), abs=1e-12)
     design = ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=1.0)

@@ -19,6 +19,7 @@ OTHER_VALUES = {
     "envelope_p": 3, "embedding_channels": 4, "edge_channels": 4, "correlation": 2, "readout_hidden": 7, "heads": 2,
     "readout_depth": 3, "repulsion_p": 9, "degrees": (3.0, 4.0, 5.0, 6.0), "degree_weight_ell": 0.7,
     "inner_envelope": 1.0, "chebyshev_lowest": 0, "product_r_max": 2.2, "degree_rarity": 0.5,
+    "envelope_power": 2.0,
     "terminal_correlation": 1,
 }  # fmt: skip
 BASES = {
