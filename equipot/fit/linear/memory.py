@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipot.errors import EquipotError
+from equipot.fit.linear.blocked import beside
 
 _GB = 1e9
 _SHARE = 0.6
@@ -61,7 +62,7 @@ def plan(columns: int, squares: int, rows: Sequence[int], max_memory_GB: float |
     """
     allowed = _SHARE * available_memory() if max_memory_GB is None else max_memory_GB * _GB
     row = 8.0 * (columns + 1)
-    fixed = squares * row * (columns + 1)
+    fixed = squares * row * (columns + 1) + (8.0 * beside(columns + 1) if squares else 0)
     largest = max(rows)
     left = allowed - fixed
     least = row * (_FEWEST_ROWS + _PER_ROW * largest)

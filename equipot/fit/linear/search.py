@@ -12,10 +12,11 @@ from equipot.fit.linear.problem import NormalEquations, Problem, SingularError, 
 
 _WORST = 1e200
 _STRIDE = float(np.log(100.0))
-_START, _GREATEST = 1e-8, 1e3
+_START, _GREATEST = 1e-11, 1e3
 """Of tr XᵀX: where the search begins, and its upper end; the lower end is the resolution of the problem."""
 _MOST_STEPS = 12
-_NEAR, _TOLERANCE = 0.5, 0.1
+_DECIMALS = 9
+_NEAR, _TOLERANCE = 1.0, 0.4
 """Of ln λ: the vertex of a parabola is the minimum when it is nearer to the best so far than the second, and that to
 another point than the first. Both curves are flat at their best, so that more changes nothing that matters."""
 
@@ -112,6 +113,7 @@ def _search(score: Callable[[float], float], problem: Problem, told: Callable[[i
     low, high = np.log([problem.resolution * scale, _GREATEST * scale]).tolist()
 
     def f(x: float) -> float:
+        x = round(x, _DECIMALS)  # steps there and back end where they began
         if x not in known:
             try:
                 known[x] = score(float(np.exp(x)))
