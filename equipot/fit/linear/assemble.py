@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from equipot.data.dataset import Batch
 from equipot.errors import EquipotError
 from equipot.fit.linear.memory import Plan, cut
-from equipot.fit.linear.weighting import KINDS, Weighting
+from equipot.fit.linear.weighting import KINDS, WeightedRows, Weighting
 from equipot.models.linear_features import LinearFeatures, Rows
 
 Progress = Callable[[str, int, int], None]
@@ -98,11 +99,7 @@ class Assembly:
         rows = self.features.rows(batch.graph, forces=forces, stress=stress)
         self._check(rows, batch.graph.num_systems, batch.graph.num_nodes)
         for part in self.weighting.weighted(group, batch, rows, self.features.offset(batch.graph)):
-            if not bool(part.rows.isfinite().all()) or not bool(part.target.isfinite().all()):
-                raise EquipotError(
-                    f"the model's features are not finite for some of {', '.join(batch.names[:6])}"
-                    f"{' …' if len(batch.names) > 6 else ''}; look at these structures (equipot data)"
-                )
+            _check_finite(part, batch)
             buffer.put(part.rows, self.scale, part.factor, part.target)
 
     def _check(self, rows: Rows, systems: int, nodes: int) -> None:
@@ -110,6 +107,23 @@ class Assembly:
         for kind, X, number in zip(KINDS, rows, (systems, 3 * nodes, 6 * systems), strict=True):
             if X.shape not in ((number, columns), (0, columns)):
                 raise ValueError(f"rows of {kind} have shape {tuple(X.shape)}, not ({number}, {columns})")
+
+
+def _check_finite(part: WeightedRows, batch: Batch) -> None:
+    finite_rows, finite_targets = part.rows.isfinite().all(dim=1), part.target.isfinite()
+    bad = part.system[~(finite_rows & finite_targets)].unique().tolist()
+    if not bad:
+        return
+    what = (
+        "the model's features are"
+        if not bool(finite_rows.all())
+        else "what the model has beside its weights (E0, repulsion, baseline) is"
+    )
+    names = ", ".join(batch.names[index] for index in bad[:6]) + (" …" if len(bad) > 6 else "")
+    raise EquipotError(
+        f"{what} not finite for {names}; look at these structures (equipot data), and at what a baseline predicts for "
+        "them (equipot evaluate), and leave them out if they are wrong"
+    )
 
 
 class _Buffer:
@@ -162,6 +176,15 @@ class KeptRows:
         """Keeps a copy of some rows."""
         self.array[self.filled : self.filled + len(block)] = block
         self.filled += len(block)
+
+    def check(self) -> None:
+        """Checks that all rows are there.
+
+        Raises:
+            RuntimeError: Some are missing, and what is in their place is not data.
+        """
+        if self.filled != len(self.array):
+            raise RuntimeError(f"{self.filled} rows were kept, but there should be {len(self.array)}")
 
 
 class Gradient:

@@ -217,6 +217,7 @@ def _solved_lsqr(assembly: Assembly, options: LinearFitOptions, clock: _Clock) -
             logger.info("rows of %.1f GB are kept in %s", rows * (columns + 1) * 8e-9, folder)
         kept = KeptRows(rows, columns, file)
         assembly.stream(kept)
+        kept.check()
         clock.lap("rows")
         solution = solve_lsqr(kept, options, clock.told)
         del kept
@@ -240,8 +241,8 @@ def _training_errors(assembly: Assembly, σ: float) -> dict[str, KindErrors]:
         residuals = label_differences(batch.labels, assembly.features.prediction(batch.graph))
         N = atoms_per_system(batch.graph)
         natural = (residuals.energy / N, residuals.forces, residuals.stress)
-        for kind, (x, e, f) in enumerate(zip(natural, residuals, weighting.factors(group, batch), strict=True)):
-            counts = e.isfinite() & (f > 0)
+        factors, counting = weighting.factors(group, batch), weighting.counting(group, batch)
+        for kind, (x, e, f, counts) in enumerate(zip(natural, residuals, factors, counting, strict=True)):
             sums[kind] += torch.stack([counts.sum(), x[counts].square().sum(), (e[counts] * f[counts]).square().sum()])
     return {
         kind: KindErrors(int(n), float((x / n).sqrt()), float((e / n).sqrt()) / max(σ, np.finfo(float).tiny))

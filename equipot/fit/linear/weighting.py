@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equipot.data.dataset import Batch, Dataset, Labels
@@ -39,11 +39,13 @@ class WeightedRows(NamedTuple):
         rows: Derivatives by the weights.
         target: What they should sum to: label − offset.
         factor: What a row is multiplied by: the square root of its weight.
+        system: Index in the batch of the structure that a row is of.
     """
 
     rows: Float[Tensor, "row column"]
     target: Float[Tensor, " row"]
     factor: Float[Tensor, " row"]
+    system: Int[Tensor, " row"]
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Weighting:
         )
 
     def weighted(self, indices: Sequence[int], batch: Batch, rows: Rows, offset: Prediction) -> Iterator[WeightedRows]:
-        """Yields rows, targets and factors of the labels of each kind that count.
+        """Yields rows, targets and factors of the labels of each kind that count, finite or not.
 
         Args:
             indices: Which structures of the set these are.
@@ -161,16 +163,24 @@ class Weighting:
             rows: Of the model, for this batch.
             offset: What of the prediction is not fitted.
         """
-        for X, target, factor in zip(
-            rows, label_differences(batch.labels, offset), self.factors(indices, batch), strict=True
+        graph = batch.graph
+        each = torch.arange(graph.num_systems)
+        systems = (each, graph.system.repeat_interleave(3), each.repeat_interleave(6))
+        differences, factors = label_differences(batch.labels, offset), self.factors(indices, batch)
+        for X, *of_rows, counts in zip(
+            rows, differences, factors, systems, _counting(batch.labels, factors), strict=True
         ):
-            counts = target.isfinite() & (factor > 0) if len(X) else None
-            if counts is None or not counts.any():
-                continue
-            if counts.all():
-                yield WeightedRows(X, target, factor)
-            else:
-                yield WeightedRows(X[counts], target[counts], factor[counts])
+            if len(X) and counts.any():
+                yield WeightedRows(*((x if counts.all() else x[counts]) for x in (X, *of_rows)))
+
+    def counting(self, indices: Sequence[int], batch: Batch) -> tuple[Bool[Tensor, " label"], ...]:
+        """Returns which labels of each kind count: those that are given, with weights above zero.
+
+        Args:
+            indices: Which structures of the set these are.
+            batch: The structures.
+        """
+        return _counting(batch.labels, self.factors(indices, batch))
 
     def _survey(self) -> Survey:
         per_structure: list[int] = []
@@ -178,8 +188,7 @@ class Weighting:
         for start in range(0, len(self.dataset), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(self.dataset)))
             batch = self.dataset.batch(indices)
-            known = KindValues(batch.labels.energy, batch.labels.forces.flatten(), voigt(batch.labels.stress).flatten())
-            counts = [(k.isfinite() & (f > 0)).long() for k, f in zip(known, self.factors(indices, batch), strict=True)]
+            counts = [known.long() for known in self.counting(indices, batch)]
             atoms = batch.graph.system.repeat_interleave(3)
             total = counts[0] + counts[2].view(-1, 6).sum(dim=1)
             per_structure += total.index_add(0, atoms, counts[1]).tolist()
@@ -196,6 +205,12 @@ def label_differences(labels: Labels, prediction: Prediction) -> KindValues:
         (labels.forces - prediction.forces).flatten(),
         voigt(labels.stress - prediction.stress).flatten(),
     )
+
+
+def _counting(labels: Labels, factors: KindValues) -> tuple[Bool[Tensor, " label"], ...]:
+    """Returns which labels count; a prediction that is not finite does not take its label away."""
+    known = (labels.energy, labels.forces.flatten(), voigt(labels.stress).flatten())
+    return tuple(label.isfinite() & (factor > 0) for label, factor in zip(known, factors, strict=True))
 
 
 def _check_types(options: LinearFitOptions, dataset: Dataset) -> None:

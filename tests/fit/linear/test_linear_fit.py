@@ -10,6 +10,7 @@ from toy_features import R_MAX, PairFeatures, hidden, made_by
 from equipot.data.dataset import Dataset
 from equipot.errors import EquipotError
 from equipot.fit.linear import LinearFitOptions, SingularError, TypeWeights, fit_linear
+from equipot.fit.linear.assemble import KeptRows
 from equipot.fit.linear.weighting import Weighting
 from equipot.fit.loss import label_counts, label_errors, loss, loss_sums
 from equipot.fit.options import FitOptions, LossWeights
@@ -276,3 +277,41 @@ def test_two_functions_alike_share_their_weight_under_a_prior():
     w = result.weights.view(3, 3)
     torch.testing.assert_close(w[:, 0], w[:, 1], rtol=0, atol=1e-5)
     assert result.solution.effective_parameters == pytest.approx(6, abs=0.3)
+
+
+class NotFinite(PairFeatures):
+    """What is not fitted, or the features, are not finite for the third structure."""
+
+    def __init__(self, functions, where, value):
+        super().__init__(functions)
+        self.where, self.value = where, value
+
+    def _spoilt(self, values, where):
+        if self.where == where:
+            values[2] = self.value
+        return values
+
+    def offset(self, graph):
+        found = super().offset(graph)
+        return found._replace(energy=self._spoilt(found.energy, "offset"))
+
+    def rows(self, graph, *, forces, stress):
+        found = super().rows(graph, forces=forces, stress=stress)
+        return found._replace(energy=self._spoilt(found.energy, "rows"))
+
+
+@pytest.mark.parametrize("solver", ["normal_equations", "lsqr"])
+@pytest.mark.parametrize(("where", "said"), [("offset", "beside its weights"), ("rows", "features")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_labels_do_not_vanish_where_the_model_is_not_finite(solver, where, said, value):
+    """They are said, with the one structure that is at fault."""
+    data = made_by(hidden(PairFeatures(4)), 6)
+    with pytest.raises(EquipotError, match=rf"{said}.* not finite for {data.batch([2]).names[0]};"):
+        fit(NotFinite(4, where, value), data, EXACT.model_copy(update={"solver": solver}))
+
+
+def test_rows_that_were_not_filled_are_no_data():
+    kept = KeptRows(5, 2, None)
+    kept.add(np.ones((4, 3)))
+    with pytest.raises(RuntimeError, match="4 rows were kept, but there should be 5"):
+        kept.check()
