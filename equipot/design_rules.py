@@ -106,6 +106,8 @@ def _coupled_rules(d: Any) -> list[tuple[bool, str]]:
          f"degrees={d.degrees} has {len(d.degrees)} entries, but correlation={d.correlation} needs {d.correlation}, "
          "one for each order ν = 1 … correlation; give as many, or leave correlation out of `ace_linear`, which counts "
          "them"),
+        *((D < order, f"degrees={d.degrees}: D_{order} = {D:g} has no function; give at least {order}, or leave it out")
+          for order, D in enumerate(d.degrees[1:], start=2)),
         (bool(d.degrees) and (d.degrees[0] != int(d.degrees[0]) or d.degrees[0] > d.num_radial),
          f"degrees={d.degrees}: the first is the number of two-body functions, a whole number of at most num_radial="
          f"{d.num_radial}; lower it or raise num_radial, which `ace_linear` sets where it is left out"),

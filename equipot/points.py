@@ -8,7 +8,9 @@ Batatia et al., MACE (NeurIPS 2022), and the released codes named in each docstr
 """
 
 import difflib
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from equipot.design import Design
@@ -187,9 +189,10 @@ def ace_linear(**axes: Any) -> Design:
         "chebyshev_lowest": 0, "distance_transform": "agnesi_bond", "envelope_p": 2, "envelope_power": 1.0,
         "inner_envelope": 0.6, "degree_rarity": 1.0, "terminal_correlation": 2, "shift": "none",
     }  # fmt: skip
-    if "degrees" not in axes and "correlation" in axes:
-        values["degrees"] = ACE_DEGREES[: axes["correlation"]]
-    degrees, weight = {**values, **axes}["degrees"], axes.get("degree_weight_ell", 1.0)
+    if "degrees" not in axes and _is_number(axes.get("correlation")):
+        values["degrees"] = ACE_DEGREES[: int(axes["correlation"])]
+    degrees, weight = _checked_degrees({**values, **axes}["degrees"]), axes.get("degree_weight_ell", 1.0)
+    weight = weight if _is_number(weight) and weight > 0 else 1.0  # `Design` says what is wrong with another
     if axes.get("radial_basis", "chebyshev") != "chebyshev":
         values["chebyshev_lowest"] = 1
     if axes.get("distance_transform") in ("none", "soft"):
@@ -201,6 +204,24 @@ def ace_linear(**axes: Any) -> Design:
         "max_ell": min(8, max([0, *(int((D - nu) / (2.0 * weight)) for nu, D in sizes)])),
     }
     return Design(**{**values, **axes})
+
+
+def _checked_degrees(given: Any) -> tuple[float, ...]:
+    """Returns degrees that sizes can follow from.
+
+    Raises:
+        EquipotError: They are not numbers from 1 on, or there are none.
+    """
+    if isinstance(given, (list, tuple)) and given and all(_is_number(D) and D >= 1 for D in given):
+        return tuple(given)
+    raise EquipotError(
+        f"design.degrees = {given!r}: give the number of two-body functions, then a degree for each product order, "
+        "such as [16, 18, 15, 14]; [12] is a pair potential"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 ACE_DEGREES = (16.0, 18.0, 15.0, 14.0)

@@ -320,3 +320,30 @@ def test_axes_with_choices_list_them_in_their_type():
         if isinstance(field.default, str):
             assert all(isinstance(value, str) for value in get_args(field.annotation)), axis
             assert field.default in get_args(field.annotation)
+
+
+@pytest.mark.parametrize(
+    "degrees", [[], 8, None, "abc", [float("nan"), 6], [8, "x"], [8, -3], [0.5], [8, True]], ids=str
+)
+def test_degrees_that_are_none_say_what_they_are(degrees):
+    with pytest.raises(
+        EquipotError, match=r"design\.degrees = .*such as \[16, 18, 15, 14\]; \[12\] is a pair potential"
+    ):
+        ace_linear(degrees=degrees)
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"degrees": [8, 1]}, r"D_2 = 1 has no function; give at least 2, or leave it out"),
+        ({"degrees": [8, 6, 2.5]}, r"D_3 = 2\.5 has no function; give at least 3"),
+        ({"degrees": [8.5, 6]}, r"the first is the number of two-body functions, a whole number"),
+        ({"degree_weight_ell": 0}, r"degree_weight_ell = 0: .*greater than 0"),
+        ({"degree_weight_ell": "x"}, r"degree_weight_ell = 'x'"),
+        ({"correlation": "x"}, r"correlation = 'x'"),
+    ],
+    ids=str,
+)
+def test_sizes_of_linear_ace_that_cannot_be_say_why(axes, said):
+    with pytest.raises(EquipotError, match=said):
+        ace_linear(**axes)
