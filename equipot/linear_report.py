@@ -107,7 +107,10 @@ def _facts(facts: Mapping[str, Any], coupled: bool) -> list[tuple[str, str]]:
         ("condition number", _number(facts["condition_number"])),
         ("noise σ of a row of weight 1", _number(facts["noise"])),
         *((f"training error, {kind}", _error(kind, e)) for kind, e in facts["training"].items()),
-        ("uncertainty", _uncertainty(uncertainty)),
+        (
+            "uncertainty",
+            _uncertainty(uncertainty) or ("none: nothing was learnt" if facts.get("learnt_nothing") else None),
+        ),
         ("seconds", ", ".join(f"{name} {significant(value)}" for name, value in facts["seconds"].items())),
         ("peak memory", f"{significant(facts['peak_memory_GB'])} GB"),
     ]
@@ -130,7 +133,11 @@ def _uncertainty(facts: Mapping[str, Any]) -> str | None:
         return None
     how = "exact covariance" if facts["exact"] else f"committee of {facts['members']}"
     ratios = ", ".join(f"{kind} {significant(ratio)}" for kind, ratio in facts["error_over_deviation"].items())
-    scaled = f", scaled by {significant(facts['scale'])} to validation errors" if ratios else ", not scaled to errors"
+    number = max(facts.get("scaled_on", {}).values(), default=0)
+    of = f" of {number} structures" if number else ""
+    scaled = (
+        f", scaled by {significant(facts['scale'])} to validation errors{of}" if ratios else ", not scaled to errors"
+    )
     return how + scaled + (f" (error / deviation: {ratios})" if ratios else "")
 
 

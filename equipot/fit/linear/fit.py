@@ -58,7 +58,6 @@ class LinearFitResult:
         errors: Of training, by kind; those with labels.
         posterior: Of the weights; None without uncertainty, and of lsqr.
         calibration: Validation errors over predicted deviations; None without validation structures or posterior.
-        committee: Sets of weights from the posterior, calibrated by forces (without them energies); empty where none.
         plan: Sizes of blocks, and memory.
         seconds: Time of each part of the work.
         orders: Order ν of each weight.
@@ -70,10 +69,14 @@ class LinearFitResult:
     errors: dict[str, KindErrors]
     posterior: Posterior | None
     calibration: Calibration | None
-    committee: Float[Tensor, "member column"]
     plan: Plan
     seconds: dict[str, float]
     orders: tuple[int, ...]
+
+    @property
+    def learnt_nothing(self) -> bool:
+        """Whether the labels look like noise to these functions: no combination of weights is determined by them."""
+        return learnt_nothing(self.solution)
 
     def facts(self) -> dict[str, Any]:
         """Returns all but the large arrays, as a JSON document."""
@@ -96,12 +99,12 @@ class LinearFitResult:
             "prior_search": search,
             "log_evidence": s.log_evidence,
             "effective_parameters": s.effective_parameters,
+            "learnt_nothing": self.learnt_nothing,
             "condition_number": s.condition_number,
             "noise": s.noise,
             "iterations": s.iterations,
             "training": {kind: vars(e) for kind, e in self.errors.items()},
             "calibration": self.calibration and self.calibration._asdict(),
-            "committee": len(self.committee),
             "matrices_GB": self.plan.bytes / 1e9,
             "seconds": self.seconds,
         }
@@ -155,25 +158,41 @@ def fit_linear(
     features.set_weights(weights)
     errors = _training_errors(assembly, solution.noise)
     clock.lap("training errors")
-    posterior, calibrated, committee = None, None, weights.new_zeros(0, columns)
+    posterior, calibrated = None, None
     if options.uncertainty and solution.factor is not None:
         posterior = Posterior(weights, penalties, solution.columns, solution.factor, solution.noise)
-        if valid is not None and options.calibrate:
+        if valid is not None and options.calibrate and not learnt_nothing(solution):
             calibrated = calibration(posterior, features, valid)
-        α = next((a for a in (calibrated and calibrated.forces, calibrated and calibrated.energy) if a), 1.0)
-        committee = posterior.calibrated(α).draw(options.committee, options.seed)
         clock.lap("uncertainty")
     orders = tuple(features.orders.tolist())
-    result = LinearFitResult(
-        weights, solution, survey, errors, posterior, calibrated, committee, sizes, clock.seconds, orders
-    )
+    result = LinearFitResult(weights, solution, survey, errors, posterior, calibrated, sizes, clock.seconds, orders)
     logger.info("%s", _closing(result))
+    if result.learnt_nothing and not options.keep_weights:
+        logger.warning("%s", _nothing(solution))
     if options.solver != "qr" and solution.search is not None and not solution.search.resolved:
         logger.info(
             "priors much weaker than %.3g are lost in rounding errors of the normal equations; solver: qr resolves "
             "them, and may find a better one", solution.strength,
         )  # fmt: skip
     return result
+
+
+def learnt_nothing(solution: Solution) -> bool:
+    """Returns whether the prior leaves nothing to the data: less than one effective parameter, or no end to it."""
+    few = solution.effective_parameters is not None and solution.effective_parameters < 1.0
+    return few or (solution.search is not None and solution.search.too_strong)
+
+
+def _nothing(solution: Solution) -> str:
+    γ = solution.effective_parameters or 0.0
+    end = ", at the strong end of the search" if solution.search is not None and solution.search.too_strong else ""
+    return (
+        f"the fit has learnt next to nothing: {γ:.2g} effective parameters, prior {solution.strength:.3g}{end}. "
+        "What is left of the labels looks like noise to these functions, so the result is what was there before (E0, "
+        "repulsion, baseline, or the weights it started from). Validation errors say nothing about such weights, and "
+        "their deviations are not scaled to them. Was a baseline or model trained on these data already? Otherwise "
+        "look at the labels, or choose another basis"
+    )
 
 
 def _solved(assembly: Assembly, options: LinearFitOptions, clock: _Clock) -> Solution:

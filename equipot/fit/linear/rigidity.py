@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equipot.data.dataset import Dataset
 from equipot.fit.linear.posterior import Posterior, varying
+from equipot.fit.linear.shares import labelled, shares
 from equipot.fit.linear.weighting import label_differences
 from equipot.models.linear_features import LinearFeatures
 
@@ -55,9 +56,9 @@ class _Errors:
 
 @torch.no_grad()
 def rigidity(posterior: Posterior, features: LinearFeatures, valid: Dataset) -> Rigidity | None:
-    r"""Returns the α and ς that make the validation errors most likely, energies and forces counting equally.
+    r"""Returns the α and ς that make the validation errors most likely, each kind counting by its structures.
 
-        −ln p = ½ Σ_kinds mean( ln σ² + e²/σ² )
+        −ln p = ½ Σ_kinds s_kind mean( ln σ² + e²/σ² ),   s as in `equipot.fit.linear.shares`
 
     Args:
         posterior: Of the fit; its weighted rows F are what is taken from it.
@@ -78,11 +79,13 @@ def rigidity(posterior: Posterior, features: LinearFeatures, valid: Dataset) -> 
     errors = _errors(features, valid, posterior.columns, scaled)
     if not errors:
         return None
+    weights = shares({kind: number for kind, number in labelled(valid).items() if kind in errors})
+    of_kinds = np.array([weights[kind] for kind in errors])
     low, high = np.log(np.array([_LEAST, _GREATEST]) * D.sum()).tolist()
 
     def score(x: float) -> float:
-        variances, α2 = _scaled(errors, D, float(np.exp(x)))
-        return float(sum(np.log(α2 * v).mean() for v in variances) + len(variances)) / 2.0
+        variances, α2 = _scaled(errors, of_kinds, D, float(np.exp(x)))
+        return float(sum(s * np.log(α2 * v).mean() for s, v in zip(of_kinds, variances, strict=True)) + 1.0) / 2.0
 
     grid = np.linspace(low, high, _STEPS)
     best = int(np.argmin([score(x) for x in grid]))
@@ -90,7 +93,7 @@ def rigidity(posterior: Posterior, features: LinearFeatures, valid: Dataset) -> 
     if 0 < best < len(grid) - 1:
         x = float(minimize_scalar(score, bounds=(grid[best - 1], grid[best + 1]), method="bounded").x)
     strength = float(np.exp(x))
-    variances, α2 = _scaled(errors, D, strength)
+    variances, α2 = _scaled(errors, of_kinds, D, strength)
     factor = torch.zeros(len(posterior.mean), len(D), dtype=torch.float64)
     factor[torch.from_numpy(posterior.columns)] = torch.from_numpy(np.sqrt(α2) * scaled / np.sqrt(D + strength))
     ratios = {
@@ -101,12 +104,15 @@ def rigidity(posterior: Posterior, features: LinearFeatures, valid: Dataset) -> 
 
 
 def _scaled(
-    errors: dict[str, _Errors], D: Float[np.ndarray, " weight"], strength: float
+    errors: dict[str, _Errors],
+    of_kinds: Float[np.ndarray, " kind"],
+    D: Float[np.ndarray, " weight"],
+    strength: float,
 ) -> tuple[list[np.ndarray], float]:
     """Returns variances with α = 1, and the α² that is most likely."""
     variances = [e.rows @ (1.0 / (D + strength)) for e in errors.values()]
     ratios = [(e.squares / v).mean() for e, v in zip(errors.values(), variances, strict=True)]
-    return variances, max(float(np.mean(ratios)), np.finfo(float).tiny)
+    return variances, max(float(of_kinds @ ratios), np.finfo(float).tiny)
 
 
 def _errors(

@@ -37,6 +37,11 @@ class Search:
     at_end: bool
     resolved: bool
 
+    @property
+    def too_strong(self) -> bool:
+        """Whether the best is at the strong end of the range, where weights are zero."""
+        return self.at_end and len(self.trace) > 1 and self.strength >= max(strength for strength, _ in self.trace)
+
 
 def log_evidence(num_rows: int, factor: Factor) -> float:
     r"""Returns the logarithm of the probability of the weighted targets given the prior, the noise profiled out.

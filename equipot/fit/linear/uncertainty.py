@@ -1,6 +1,8 @@
 """From a finished fit to what its model says about its own errors."""
 
+import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,11 @@ from equipot.fit.linear.memory import cut
 from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.linear.posterior import Posterior
 from equipot.fit.linear.rigidity import rigidity
+from equipot.fit.linear.shares import FEWEST, labelled, shares
 from equipot.models.linear_features import LinearFeatures
 from equipot.models.uncertainty import Uncertainty
+
+logger = logging.getLogger("equipot.fit")
 
 EXACT = 1024
 """Of more weights a committee stands for their covariance."""
@@ -63,12 +68,22 @@ def known(
     train, valid = sets
     factor, facts = None, {}
     if fitted.posterior is not None:
+        scaled_on = labelled(valid) if options.calibrate else {}
         found = rigidity(fitted.posterior, features, valid) if trained and options.calibrate else None
         if found is not None:
             factor, facts = _members(found.factor, options), found.facts()
+        elif fitted.learnt_nothing:
+            logger.warning(
+                "the model says nothing about its uncertainty: the posterior of a fit that has learnt nothing is the "
+                "prior, which no error can scale"
+            )
         else:
-            factor, facts = _posterior_factor(fitted, fitted.posterior, options)
-        facts = {**facts, "members": factor.shape[1], "exact": len(fitted.posterior.columns) <= EXACT}
+            factor, facts = _posterior_factor(fitted, fitted.posterior, options, scaled_on)
+        if factor is not None:
+            _few(scaled_on)
+            facts |= {
+                "members": factor.shape[1], "exact": len(fitted.posterior.columns) <= EXACT, "scaled_on": scaled_on,
+            }  # fmt: skip
     limits, contributions = _atoms(features, train, factor, species)
     if factor is None:
         return Known(None, {}, contributions)
@@ -78,12 +93,13 @@ def known(
 
 
 def _posterior_factor(
-    fitted: LinearFitResult, posterior: Posterior, options: LinearFitOptions
+    fitted: LinearFitResult, posterior: Posterior, options: LinearFitOptions, scaled_on: Mapping[str, int]
 ) -> tuple[Float[Tensor, "weight member"], dict[str, Any]]:
-    """Returns the factor of the covariance that validation errors scale, energies and forces counting equally."""
+    """Returns the factor of the covariance that validation errors scale, by their numbers."""
     found = fitted.calibration
     α = {} if found is None else {k: a for k, a in found._asdict().items() if a and k != "stress"}
-    scale = math.sqrt(sum(a**2 for a in α.values()) / len(α)) if α else 1.0
+    w = shares({kind: scaled_on.get(kind, 0) for kind in α})
+    scale = math.sqrt(sum(w[kind] * a**2 for kind, a in α.items())) if w else 1.0
     columns = len(posterior.columns)
     noise = np.eye(columns) if columns <= EXACT else _normal(columns, options)
     steps = torch.from_numpy(posterior.factor.colour(noise))
@@ -92,6 +108,18 @@ def _posterior_factor(
     factor[kept] = scale * posterior.noise * steps / posterior.penalties[kept, None]
     ratios = {kind: a / scale for kind, a in α.items()}
     return factor, {"prior_strength": fitted.solution.strength, "scale": scale, "error_over_deviation": ratios}
+
+
+def _few(scaled_on: Mapping[str, int]) -> None:
+    """Warns where so few structures scale the deviations that the scale is uncertain itself."""
+    known = [number for number in scaled_on.values() if number]
+    if known and max(known) < FEWEST:
+        what = {"energy": "energies", "forces": "structures with forces"}
+        listed = " and ".join(f"{number} {what[kind]}" for kind, number in scaled_on.items() if number)
+        logger.warning(
+            "predicted deviations are scaled on only %s: the scale may be wrong by a factor of two or more; give %d or "
+            "more validation structures (data.valid)", listed, FEWEST,
+        )  # fmt: skip
 
 
 def _members(factor: Float[Tensor, "weight weight"], options: LinearFitOptions) -> Float[Tensor, "weight member"]:

@@ -97,7 +97,8 @@ class Weighting:
             dataset: The training structures.
 
         Raises:
-            EquipotError: No label counts, or a weight is for a config_type that does not occur.
+            EquipotError: No label counts, a weight is for a config_type that does not occur, or cross-validation has
+                more folds than there are structures.
         """
         _check_types(options, dataset)
         self.options, self.dataset = options, dataset
@@ -112,6 +113,13 @@ class Weighting:
                 f"there is nothing to fit: labels of the {len(dataset)} training structures are {numbers}, and the "
                 f"weights are {weights}; give labels, or weights above zero to those that are there (weights "
                 "of structures in the data may be zero too)"
+            )
+        labelled = sum(rows > 0 for rows in self.survey.per_structure)
+        if options.prior == "cross_validation" and options.folds > labelled:
+            raise EquipotError(
+                f"linear.folds = {options.folds}, but only {labelled} training structures have labels that count, of "
+                f"{len(dataset)}; give at most {labelled} (each is then left out alone), more structures, or prior: "
+                "evidence"
             )
 
     def wanted(self, batch: Batch) -> tuple[bool, bool]:

@@ -237,6 +237,8 @@ def test_errors_name_what_to_do():
         fit(PairFeatures(3), data, EXACT.model_copy(update={"config_type_weights": {"cristal": TypeWeights()}}))
     with pytest.raises(EquipotError, match="rows do not determine 90 weights without a prior"):
         fit(PairFeatures(30), data, EXACT)
+    with pytest.raises(EquipotError, match=r"folds = 3, but only 2 training structures .* at most 2"):
+        fit(PairFeatures(3), data, LinearFitOptions(prior="cross_validation", folds=3))
     with pytest.raises(EquipotError, match="GB"):
         fit(PairFeatures(3), data, LinearFitOptions(max_memory_GB=1e-6))
     with pytest.raises(EquipotError, match="penalties"):

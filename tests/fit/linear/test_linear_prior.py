@@ -184,10 +184,10 @@ def test_ard_of_a_fit_has_a_posterior_of_what_is_kept():
     w[[0, 9, 17]] = torch.tensor([3.0, -2.0, 4.0], dtype=torch.float64)
     true.set_weights(w)
     data = made_by(true, 12, noise=(0.01, 0.02, 0.1))
-    result = fit_linear(PairFeatures(8), data, data, LinearFitOptions(solver="ard", committee=3))
+    result = fit_linear(PairFeatures(8), data, data, LinearFitOptions(solver="ard"))
     zero = (result.weights == 0).nonzero().flatten()
     assert 3 < len(zero) == result.facts()["weights_at_zero"] and {0, 9, 17}.isdisjoint(zero.tolist())
-    assert not result.committee[:, zero].any() and not result.posterior.weight_deviations()[zero].any()
+    assert not result.posterior.draw(3, 0)[:, zero].any() and not result.posterior.weight_deviations()[zero].any()
 
 
 def posterior_of(functions=4, count=12, noise=(0.02, 0.1, 0.2), seed=0, **options):
@@ -235,16 +235,17 @@ def test_variances_are_those_of_the_inverse_matrix():
 
 
 def test_a_committee_has_the_covariance_of_the_posterior():
-    _, features, data, result = posterior_of(committee=2000, seed=2)
+    _, features, data, result = posterior_of(seed=2)
     rows = features.rows(data.batch([1]).graph, forces=True, stress=False)
-    energies = result.committee @ rows.energy[0]
-    forces = result.committee @ rows.forces.T
+    committee = result.posterior.draw(2000, seed=0)
+    energies = committee @ rows.energy[0]
+    forces = committee @ rows.forces.T
     deviations = result.posterior.deviations(features, data.batch([1]).graph)
     assert float(energies.std()) == pytest.approx(float(deviations.energy[0]), rel=0.08)
     torch.testing.assert_close(forces.std(dim=0), deviations.forces.flatten(), rtol=0.12, atol=1e-6)
-    torch.testing.assert_close(result.committee.mean(dim=0), result.weights, rtol=0, atol=5 * 2000**-0.5)
+    torch.testing.assert_close(committee.mean(dim=0), result.weights, rtol=0, atol=5 * 2000**-0.5)
     again = result.posterior.draw(2000, seed=0)
-    assert torch.equal(again, result.committee) and not torch.equal(again, result.posterior.draw(2000, seed=1))
+    assert torch.equal(again, committee) and not torch.equal(again, result.posterior.draw(2000, seed=1))
 
 
 def test_calibration_measures_what_the_posterior_lacks():
