@@ -47,7 +47,7 @@ class EquipotCalculator(Calculator):
     | energy_std | standard deviation of the energy | eV |
     | energies_std | of the energy of each atom | eV |
     | forces_std | of each component of the forces; costs as much as many force calls | eV/Å |
-    | extrapolation | energies_std over the largest of a training atom of that element | 1 |
+    | extrapolation | grade of each atom: above 1 it is farther out than all training atoms of its element | 1 |
 
     Positions and the sum of energies are float64 whatever the potential's precision. torch's global dtype
     and device are left alone, and so is its number of threads once a calculation is done.

@@ -12,6 +12,7 @@ in `UPGRADES`, one step each; a newer file is refused with a clear error.
 import copy
 import hashlib
 import json
+import logging
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ from equipot.models.potential import Potential
 from equipot.models.self_test import check_self_test, self_test_tensors
 from equipot.models.uncertainty import Uncertainty
 from equipot.units import UNITS
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".equipot"
 FORMAT_VERSION = 1
@@ -125,7 +128,7 @@ def load_potential(
     potential = built(header, as_dtype(dtype or header.dtype))
     _fill(potential, state, header, Path(path))
     if uncertain := _under(tensors, _UNCERTAINTY):
-        potential.uncertainty = Uncertainty(**uncertain)
+        potential.uncertainty = _uncertainty(uncertain, Path(path))
     potential = potential.to(as_device(device)).eval()
     if backend is not None:
         use_backend(potential, backend, training=False)
@@ -167,6 +170,19 @@ def fingerprint(potential: Potential) -> str:
     """A checksum of designs, statistics, choices of splines and every parameter in its present precision."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
     return _digest("".join(part_header(part).identity for part in potential.parts()), state)
+
+
+def _uncertainty(tensors: Tensors, path: Path) -> Uncertainty | None:
+    """What a model knows of its errors; None, with a warning, where its file has the grades of an earlier kind."""
+    if "limits" in tensors:
+        logger.warning(
+            "%s has an uncertainty of an earlier kind, whose grades of extrapolation did not grow away from the data: "
+            "it is left out. Predictions are what they were; fit again, or take equipot fit DATA --refit-readout %s "
+            "--keep-weights.",
+            path, path,
+        )  # fmt: skip
+        return None
+    return Uncertainty.from_tensors(tensors)
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -1,5 +1,6 @@
 """Uncertainty of what is linear in fitted weights: standard deviations, and how far an atom is from those fitted."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipot.geometry import Graph, pool
+from equipot.models.extrapolation import Extrapolation
 from equipot.models.linear_features import LinearFeatures
 
 
@@ -17,8 +19,8 @@ class Deviations(NamedTuple):
         energy: Of each system's energy, eV.
         node_energy: Of each owned atom's energy, eV.
         forces: Of each component of the forces, eV/Å; NaN where they were not asked for.
-        extrapolation: Of each owned atom's energy, over the largest of an atom of its element in the training set:
-            above 1 the surroundings are unlike all that were fitted.
+        extrapolation: Grade of each owned atom, see `Extrapolation`: above 1 the surroundings are farther from those of
+            the training atoms of its element than any of these are.
     """
 
     energy: Float[Tensor, " system"]
@@ -37,19 +39,29 @@ class Uncertainty(nn.Module):
 
     Args:
         factor: L, as scaled to the errors of left-out structures.
-        limits: Largest σ of an atom's energy in the training set, for each element, eV.
+        extrapolation: The training atoms that grades are measured from.
 
     Source: linear models: Bishop, *Pattern Recognition and Machine Learning* (2006), Eq. 3.59; last layers of networks:
     Bigi et al., Mach. Learn.: Sci. Technol. 5, 045018 (2024).
     """
 
     factor: Tensor
-    limits: Tensor
 
-    def __init__(self, factor: Float[Tensor, "weight member"], limits: Float[Tensor, " species"]) -> None:
+    def __init__(self, factor: Float[Tensor, "weight member"], extrapolation: Extrapolation) -> None:
         super().__init__()
         self.register_buffer("factor", factor.double())
-        self.register_buffer("limits", limits.double())
+        self.extrapolation = extrapolation
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Uncertainty":
+        """Returns what a state holds.
+
+        Args:
+            tensors: As `state_dict` names them.
+        """
+        prefix = "extrapolation."
+        measure = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+        return cls(tensors["factor"], Extrapolation(**measure))
 
     def forward(self, features: LinearFeatures, graph: Graph, species: Tensor, *, forces: bool = False) -> Deviations:
         """Returns the deviations of a batch.
@@ -60,7 +72,8 @@ class Uncertainty(nn.Module):
             species: Index of each owned atom's element.
             forces: Whether deviations of the forces are wanted, which cost a derivative for each weight.
         """
-        by_atom = features.node_rows(graph) @ self.factor
+        by_node = features.node_rows(graph)
+        by_atom = by_node @ self.factor
         by_system = pool(by_atom, graph.system[: graph.num_owned], graph.num_systems)
         node_energy = torch.linalg.vector_norm(by_atom, dim=1)
         by_force = torch.full((graph.num_nodes, 3), torch.nan, dtype=torch.float64)
@@ -68,6 +81,5 @@ class Uncertainty(nn.Module):
             rows = features.rows(graph, forces=True, stress=False).forces
             by_force = torch.linalg.vector_norm(rows @ self.factor, dim=1).unflatten(0, (-1, 3))
         return Deviations(
-            torch.linalg.vector_norm(by_system, dim=1), node_energy, by_force,
-            node_energy / self.limits.index_select(0, species),
+            torch.linalg.vector_norm(by_system, dim=1), node_energy, by_force, self.extrapolation(by_node, species),
         )  # fmt: skip

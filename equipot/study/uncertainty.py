@@ -58,7 +58,7 @@ class SetDeviations(Arrays):
         energy: Of the energy of each structure, eV.
         node_energy: Of the energy of each atom, eV.
         forces: Of each component, [node 3], eV/Å.
-        extrapolation: Of each atom; above 1 it is unlike all that were fitted.
+        extrapolation: Grade of each atom; above 1 it is unlike all that were fitted.
         energy_error: Predicted minus reference, eV; NaN without label.
         forces_error: Likewise, [node 3], eV/Å.
     """
@@ -100,11 +100,12 @@ class SetDeviations(Arrays):
     def as_dict(self) -> dict[str, Any]:
         """Returns the comparison of each kind, and how many atoms extrapolate, as JSON can hold it."""
         found = {kind: self.calibrated(kind) for kind in KINDS}
+        largest = float(np.nanmax(self.extrapolation))
         return {
             **{kind: None if c is None else c._asdict() for kind, c in found.items()},
             "atoms": len(self.extrapolation),
             "atoms_that_extrapolate": self.num_extrapolating,
-            "largest_extrapolation": float(np.nanmax(self.extrapolation)),
+            "largest_extrapolation": largest if np.isfinite(largest) else None,
         }
 
 

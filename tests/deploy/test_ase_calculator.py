@@ -10,6 +10,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from equipot.deploy.ase_calculator import EquipotCalculator
 from equipot.errors import EquipotError
 from equipot.geometry import evaluate, graph_from_atoms
+from equipot.models.extrapolation import Extrapolation
 from equipot.models.linear import linear_features
 from equipot.models.model_file import converted, save_potential
 from equipot.models.potential import Potential
@@ -156,7 +157,10 @@ def test_a_fitted_potential_says_how_uncertain_it_is(dtype):
     features = linear_features(converted(potential, torch.float64))
     generator = torch.Generator().manual_seed(0)
     L = torch.randn(features.num_columns, 5, generator=generator, dtype=torch.float64)
-    potential.uncertainty = Uncertainty(L, torch.tensor([0.5, 1.0, 2.0]))
+    columns = features.num_columns
+    draws, scale = torch.randint(2**31, (columns, 8), generator=generator), torch.rand(3, columns, generator=generator)
+    W, limits = torch.rand(3, 9, 9, generator=generator), torch.tensor([0.5, 1.0, 2.0])
+    potential.uncertainty = Uncertainty(L, Extrapolation(draws, scale, torch.full((3,), 8), W, limits))
     cluster_of_five = cluster(5)
     atoms = Atoms(cluster_of_five.numbers, cluster_of_five.positions)
     calculator = EquipotCalculator(potential)
@@ -169,8 +173,8 @@ def test_a_fitted_potential_says_how_uncertain_it_is(dtype):
     assert calculator.get_property("energies_std", atoms) == pytest.approx((x @ L).norm(dim=1).numpy(), rel=1e-6)
     expected = (by_force @ L).norm(dim=1).view(5, 3).numpy()
     assert calculator.get_property("forces_std", atoms) == pytest.approx(expected, rel=1e-6)
-    limits = np.array([0.5, 1.0, 2.0])[np.searchsorted((1, 6, 8), atoms.numbers)]
-    assert calculator.get_property("extrapolation", atoms) * limits == pytest.approx((x @ L).norm(dim=1).numpy())
+    grades = potential.uncertainty.extrapolation(x, potential.species(graph.atomic_numbers))
+    assert calculator.get_property("extrapolation", atoms) == pytest.approx(grades.numpy(), rel=1e-6)
     always = EquipotCalculator(potential, uncertainty=True)
     atoms.calc = always
     assert atoms.get_potential_energy() == plain

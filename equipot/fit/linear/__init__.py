@@ -5,17 +5,14 @@ from equipot.fit.linear.options import LinearFitOptions, TypeWeights
 from equipot.fit.linear.posterior import (
     Calibration,
     Deviations,
-    Extrapolation,
     Posterior,
     calibration,
-    extrapolation,
 )
 from equipot.fit.linear.problem import SingularError
 
 __all__ = [
     "Calibration",
     "Deviations",
-    "Extrapolation",
     "KindErrors",
     "LinearFitOptions",
     "LinearFitResult",
@@ -23,6 +20,5 @@ __all__ = [
     "SingularError",
     "TypeWeights",
     "calibration",
-    "extrapolation",
     "fit_linear",
 ]

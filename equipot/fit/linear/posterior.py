@@ -1,17 +1,14 @@
 """What a linear fit does not know: the posterior of the weights, and what follows for energies, forces and atoms."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equipot.data.dataset import Dataset
-from equipot.errors import EquipotError
 from equipot.fit.linear.factor import Factor
 from equipot.fit.linear.weighting import label_differences
 from equipot.geometry.graph import Graph
@@ -71,11 +68,6 @@ class Posterior:
         """Returns the variance of x·w for each row x."""
         return self.noise**2 * self.leverages(rows)
 
-    def covariance(self, rows: Float[Tensor, "row column"]) -> Float[Tensor, "row row"]:
-        """Returns the covariance of x·w for all rows x, which all go through the factor at once."""
-        white = self.factor.whiten((rows.detach().numpy() / self.penalties.numpy())[:, self.columns])
-        return torch.from_numpy(self.noise**2 * (white.T @ white))
-
     def weight_deviations(self) -> Float[Tensor, " column"]:
         """Returns the standard deviation of each weight."""
         result = torch.zeros_like(self.mean)
@@ -115,10 +107,6 @@ class Posterior:
             self.variances(rows.forces).sqrt().view(-1, 3),
             torch.where(volumes[:, None], σ_stress, torch.nan) if stress else σ_stress,
         )
-
-    def node_deviations(self, features: LinearFeatures, graph: Graph) -> Float[Tensor, " owned"]:
-        """Returns the standard deviation of the energy of each owned atom, eV."""
-        return self.variances(features.node_rows(graph)).sqrt()
 
     def calibrated(self, factor: float) -> "Posterior":
         """Returns the posterior with all standard deviations multiplied by a number."""
@@ -180,65 +168,3 @@ def varying(variances: Float[np.ndarray, " label"]) -> Bool[np.ndarray, " label"
     The others have no deviation to compare their errors with: it is below 10⁻⁴ of the root mean square.
     """
     return variances > 1e-8 * variances.mean()
-
-
-@dataclass(frozen=True)
-class Extrapolation:
-    r"""How far the surroundings of an atom are from those of the training atoms.
-
-        g_i = √( h_i / max_{j in training, Z_j = Z_i} h_j ),   h_i = φ_i Γ⁻¹ (XᵀX + Λ)⁻¹ Γ⁻¹ φ_iᵀ
-
-    with φ_i the features of the atom's energy. g ≤ 1: as well supported as the training atoms are; above 1: an
-    extrapolation, and the more the larger.
-
-    Attributes:
-        posterior: Of the weights; σ does not matter.
-        largest: √ max h over the training atoms of each element, by atomic number.
-    """
-
-    posterior: Posterior
-    largest: Mapping[int, float]
-
-    @torch.no_grad()
-    def grades(self, features: LinearFeatures, graph: Graph) -> Float[Tensor, " owned"]:
-        """Returns g of each owned atom.
-
-        Raises:
-            EquipotError: An element was not in training.
-        """
-        numbers = graph.atomic_numbers[: graph.num_owned]
-        for z in numbers.unique().tolist():
-            if z not in self.largest:
-                present = ", ".join(chemical_symbols[known] for known in self.largest)
-                raise EquipotError(
-                    f"no training atom is {chemical_symbols[z]}; those of the fit are {present}; fit again "
-                    "with structures that have it."
-                )
-        reference = torch.tensor([self.largest[z] for z in numbers.tolist()], dtype=torch.float64)
-        return self.posterior.leverages(features.node_rows(graph)).sqrt() / reference
-
-
-@torch.no_grad()
-def extrapolation(
-    posterior: Posterior,
-    features: LinearFeatures,
-    dataset: Dataset,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Extrapolation:
-    """Returns the measure of extrapolation against the atoms of some structures.
-
-    Args:
-        posterior: Of the weights.
-        features: The model.
-        dataset: The training structures.
-        progress: Told how many structures are done.
-    """
-    largest: dict[int, float] = {}
-    tiny = float(np.finfo(float).tiny) ** 0.5
-    for index in range(len(dataset)):
-        graph = dataset.graphs[index]
-        h = posterior.leverages(features.node_rows(graph)).sqrt()
-        for z in graph.atomic_numbers.unique().tolist():
-            largest[z] = max(largest.get(z, tiny), float(h[graph.atomic_numbers == z].max()))
-        progress(index + 1, len(dataset))
-    return Extrapolation(posterior, dict(sorted(largest.items())))

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor
 
 from equipot.data.dataset import Dataset
+from equipot.fit.linear.extrapolation import atom_rows, extrapolation
 from equipot.fit.linear.fit import LinearFitResult
-from equipot.fit.linear.memory import cut
 from equipot.fit.linear.options import LinearFitOptions
 from equipot.fit.linear.posterior import Posterior
 from equipot.fit.linear.rigidity import rigidity
@@ -26,8 +25,6 @@ logger = logging.getLogger("equipot.fit")
 
 EXACT = 1024
 """Of more weights a committee stands for their covariance."""
-_ELEMENTS = 2e7
-"""Numbers in a block of rows."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,11 @@ def known(
             facts |= {
                 "members": factor.shape[1], "exact": len(fitted.posterior.columns) <= EXACT, "scaled_on": scaled_on,
             }  # fmt: skip
-    limits, contributions = _atoms(features, train, factor, species)
+    contributions = _contributions(features, train, species)
     if factor is None:
         return Known(None, {}, contributions)
-    symbols = [chemical_symbols[z] for z in species]
-    facts["largest_deviation_eV"] = dict(zip(symbols, limits.tolist(), strict=True))
-    return Known(Uncertainty(factor, limits), facts, contributions)
+    measure = extrapolation(features, train, species, seed=options.seed)
+    return Known(Uncertainty(factor, measure), facts, contributions)
 
 
 def _posterior_factor(
@@ -134,26 +130,15 @@ def _normal(columns: int, options: LinearFitOptions) -> Float[np.ndarray, "weigh
 
 
 @torch.no_grad()
-def _atoms(
-    features: LinearFeatures, train: Dataset, factor: Tensor | None, species: tuple[int, ...]
-) -> tuple[Float[Tensor, " species"], dict[int, float]]:
-    """Returns the largest deviation of an atom's energy by element, and the contribution of each group of weights."""
+def _contributions(features: LinearFeatures, train: Dataset, species: tuple[int, ...]) -> dict[int, float]:
+    """Returns the root mean square of what each group of weights adds to the energies of atoms."""
     groups, group_of = features.orders.unique(return_inverse=True)
     w = features.weights()
-    limits = torch.zeros(len(species), dtype=torch.float64)
     squares = torch.zeros(len(groups), dtype=torch.float64)
     count = 0
-    most = int(min(features.atoms_at_once, _ELEMENTS / features.num_columns))
-    for indices in cut(range(len(train)), train.num_atoms.tolist(), most):
-        graph = train.batch(indices).graph
-        rows = features.node_rows(graph)
+    for rows, _ in atom_rows(features, train, species):
         parts = rows.new_zeros(len(rows), len(groups)).index_add(1, group_of, rows * w)
         squares += parts.square().sum(dim=0)
         count += len(rows)
-        if factor is not None:
-            deviations = torch.linalg.vector_norm(rows @ factor, dim=1)
-            for index, z in enumerate(species):
-                own = deviations[graph.atomic_numbers == z]
-                limits[index] = max(float(limits[index]), float(own.max()) if len(own) else 0.0)
     contributions = (squares / max(count, 1)).sqrt().tolist()
-    return limits, dict(zip(groups.tolist(), contributions, strict=True))
+    return dict(zip(groups.tolist(), contributions, strict=True))

@@ -41,15 +41,6 @@ def test_the_factor_is_that_of_the_posterior_scaled_to_the_errors():
     assert found.facts["exact"]
 
 
-def test_training_atoms_do_not_extrapolate_and_one_of_each_element_is_at_the_limit():
-    features, data, _, _, found = fitted()
-    graph = data.batch(range(len(data))).graph
-    species = (graph.atomic_numbers == 8).long()
-    extrapolation = found.uncertainty(features, graph, species).extrapolation
-    for z in (0, 1):
-        assert float(extrapolation[species == z].max()) == pytest.approx(1.0, rel=1e-9)
-
-
 def test_contributions_are_those_of_the_weights():
     features, data, _, _, found = fitted()
     energies = torch.cat([features.node_rows(data.batch([i]).graph) @ features.w for i in range(len(data))])
