@@ -98,10 +98,10 @@ class EquipotCalculator(Calculator):
         self.neighbours = SkinNeighbours(self.potential.r_max, skin, device=place)
         self.shortest_distance = np.inf
         self.shortest_pair: tuple[int, int] = (-1, -1)
-        self._linear: LinearFeatures | None = None
+        self._exact: tuple[Potential, LinearFeatures] | None = None
         self._always = UNCERTAIN[:-1] if uncertainty else ()
         if uncertainty:
-            self._features()
+            self._on_cpu()
         if self.potential.uncertainty is not None:
             self.implemented_properties = [*type(self).implemented_properties, *UNCERTAIN]
 
@@ -143,28 +143,27 @@ class EquipotCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].cpu().numpy())
         self.results |= deviations
 
-    def _features(self) -> LinearFeatures:
-        """What the potential is linear in, in double precision."""
+    def _on_cpu(self) -> tuple[Potential, LinearFeatures]:
+        """A copy of the potential in double precision on the CPU, and what it is linear in."""
         own_uncertainty(self.potential, "the potential")
-        if self._linear is None:
-            exact = self.potential
-            exact = exact if exact.dtype == torch.float64 else converted(exact, torch.float64)
-            self._linear = linear_features(exact.requires_grad_(False))
-        return self._linear
+        if self._exact is None:
+            exact = converted(self.potential, torch.float64, "cpu").eval().requires_grad_(False)
+            self._exact = exact, linear_features(exact)
+        return self._exact
 
     def _deviations(self, graph: Graph, wanted: Sequence[str]) -> dict[str, Any]:
         """The standard deviations that are wanted, if any are."""
-        uncertainty = self.potential.uncertainty
-        if uncertainty is None or not set(wanted) & set(UNCERTAIN):
+        if self.potential.uncertainty is None or not set(wanted) & set(UNCERTAIN):
             return {}
-        forces = "forces_std" in wanted
-        species = self.potential.species(graph.atomic_numbers)[: graph.num_owned]
-        found = uncertainty(self._features(), graph, species, forces=forces)
+        forces, graph = "forces_std" in wanted, graph.to("cpu")
+        exact, features = self._on_cpu()
+        species = exact.species(graph.atomic_numbers)[: graph.num_owned]
+        found = own_uncertainty(exact, "the potential")(features, graph, species, forces=forces)
         values = {
-            "energy_std": float(found.energy[0]), "energies_std": found.node_energy.cpu().numpy(),
-            "extrapolation": found.extrapolation.cpu().numpy(),
+            "energy_std": float(found.energy[0]), "energies_std": found.node_energy.numpy(),
+            "extrapolation": found.extrapolation.numpy(),
         }  # fmt: skip
-        return values | ({"forces_std": found.forces.cpu().numpy()} if forces else {})
+        return values | ({"forces_std": found.forces.numpy()} if forces else {})
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What changed since the last computation: positions, elements, cell or periodicity, in any bit."""

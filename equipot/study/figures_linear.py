@@ -53,9 +53,10 @@ def calibration(
             axes.set(xscale="log", yscale="log", xlim=narrow, ylim=(low, high))
             axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
             _cloud(axes, x, y, colour, (*narrow, low, high))
-            means = binned(x, y)
-            axes.plot(*means, color=INK, marker="o", markersize=4, linewidth=1.2, label="rms of a bin", zorder=4)
-            axes.legend(loc="upper left")
+            if len(x) >= _IN_BIN:
+                means = binned(x, y)
+                axes.plot(*means, color=INK, marker="o", markersize=4, linewidth=1.2, label="rms of a bin", zorder=4)
+                axes.legend(loc="upper left")
             plain_log_axis(axes, "x")
             plain_log_axis(axes, "y")
         axes.set(xlabel=f"predicted deviation ({unit})", ylabel=f"absolute error ({unit})")

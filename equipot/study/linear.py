@@ -61,7 +61,7 @@ CALIBRATION_COLUMNS = (
 
 
 def calibration_rows(sets: Mapping[str, SetDeviations]) -> list[list[str]]:
-    """Returns the rows of a table with `CALIBRATION_COLUMNS`."""
+    """Returns the rows of a table with `CALIBRATION_COLUMNS`; what is of a whole set stands in its first row."""
     rows = []
     together = {"all of them": pooled(list(sets.values()))} if len(sets) > 1 else {}
     for name, found in {**sets, **together}.items():
@@ -69,12 +69,13 @@ def calibration_rows(sets: Mapping[str, SetDeviations]) -> list[list[str]]:
             c = found.calibrated(kind)
             if c is not None:
                 numbers = (c.ratio, c.rank_correlation)
+                beyond = f"{found.num_extrapolating} of {len(found.extrapolation)}"
                 unit = f" m{UNITS_OF[kind]}"
                 rows.append(
                     [
                         name, kind, significant(MEV * c.rms_error) + unit, significant(MEV * c.rms_deviation) + unit,
                         *("–" if n is None else f"{n:.2f}" for n in numbers),
-                        f"{found.num_extrapolating} of {len(found.extrapolation)}",
+                        "" if rows and rows[-1][0] == name else beyond,
                     ]
                 )  # fmt: skip
     return rows
@@ -90,6 +91,14 @@ def in_words(sets: Mapping[str, SetDeviations]) -> str:
         return ""
     (name, kind), worst = max(ratios.items(), key=lambda item: max(item[1], 1.0 / max(item[1], 1e-300)))
     if 1 / 1.5 <= worst <= 1.5:
-        return "On every set the errors are as large as predicted, within a factor of 1.5."
+        return f"On every set the errors are as large as predicted, within a factor of 1.5 (from {_numbers(sets)})."
     how = f"{worst:.1f} times as large as" if worst > 1 else f"only {worst:.2f} times as large as"
     return f"Farthest from what was predicted are the {kind} of {name}: their rms error is {how} the rms deviation."
+
+
+def _numbers(sets: Mapping[str, SetDeviations]) -> str:
+    """Returns of how many values the comparison is, in all sets."""
+    found = pooled(list(sets.values()))
+    what = {"energies": ("energy", "energies"), "forces": ("force component", "force components")}
+    numbers = [(c.number, what[kind]) for kind in KINDS if (c := found.calibrated(kind)) is not None]
+    return " and ".join(f"{significant(number)} {words[number != 1]}" for number, words in numbers)

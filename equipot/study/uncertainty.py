@@ -27,6 +27,9 @@ UNITS_OF = {"energies": "eV/atom", "forces": "eV/Å"}
 _NUMBERS = 40_000_000
 """In the rows of a block: 320 MB."""
 
+FEWEST = 8
+"""Of fewer values no rank correlation is given, and no bin is drawn."""
+
 MOST_ATOMS = 5000
 """Deviations of forces are those of structures with so many atoms in all, evenly spaced in a set."""
 
@@ -39,7 +42,8 @@ class Calibrated(NamedTuple):
         rms_error: Of energies per atom eV/atom, of force components eV/Å.
         rms_deviation: The same of what was said.
         ratio: The first over the second; above 1 the model thinks too well of itself.
-        rank_correlation: Spearman's, of absolute error and deviation; None where one of them does not vary.
+        rank_correlation: Spearman's, of absolute error and deviation; None of fewer than `FEWEST` values, whose
+            order is chance, and where one of them does not vary.
     """
 
     number: int
@@ -214,6 +218,8 @@ def evenly_spaced(num_atoms: Sequence[int], most: float) -> set[int]:
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    if len(a) < FEWEST:
+        return None
     x, y = rankdata(a) - (len(a) + 1) / 2, rankdata(b) - (len(b) + 1) / 2
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 0 else None

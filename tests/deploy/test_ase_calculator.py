@@ -179,6 +179,7 @@ def test_a_fitted_potential_says_how_uncertain_it_is(dtype):
     atoms.calc = always
     assert atoms.get_potential_energy() == plain
     assert {"energy_std", "energies_std", "extrapolation"} <= set(always.results)
+    assert all(w.requires_grad for w in potential.parameters()), "the caller may train it further"
 
 
 def test_a_potential_without_uncertainty_says_how_to_get_it():

@@ -1,12 +1,14 @@
 """Errors beside deviations: bins, pooled sets, words, and what is saved."""
 
+import re
+
 import numpy as np
 import pytest
 
 from equipot.errors import EquipotError
 from equipot.study.figures_linear import binned, calibration, contributions, prior_search
 from equipot.study.linear import calibration_rows, in_words
-from equipot.study.uncertainty import SetDeviations, blocks, evenly_spaced, pooled
+from equipot.study.uncertainty import SetDeviations, blocks, calibration_in_words, evenly_spaced, pooled
 
 
 def deviations(count=50, scale=1.0, seed=0, atoms=3) -> SetDeviations:
@@ -28,7 +30,10 @@ def test_errors_as_large_as_predicted_have_a_ratio_of_one_and_others_theirs():
             compared = found.calibrated(kind)
             assert compared.ratio == pytest.approx(scale, rel=0.1)
             assert 0.3 < compared.rank_correlation < 0.7
-    assert "within a factor of 1.5" in in_words({"a": deviations(2000)})
+    said = in_words({"a": deviations(2000), "b": deviations(500, seed=2)})
+    assert "within a factor of 1.5 (from 2500 energies and 22500 force components)" in re.sub(
+        r"(?<=\d)\s(?=\d)", "", said
+    )
     assert "rms error is 3.0 times as large as" in in_words({"a": deviations(2000), "b": deviations(9000, 3.0)})
 
 
@@ -48,6 +53,22 @@ def test_equal_deviations_have_no_rank_correlation():
     found.energy[:] = 0.5
     assert found.calibrated("energies").rank_correlation is None
     assert calibration_rows({"a": found})[0][5] == "–"
+
+
+@pytest.mark.parametrize(("count", "given"), [(2, False), (7, False), (8, True)])
+def test_the_order_of_a_few_values_is_chance(count, given):
+    found = deviations(count)
+    assert (found.calibrated("energies").rank_correlation is not None) == given
+    assert (calibration_rows({"a": found})[0][5] == "–") != given
+    assert ("rank correlation –; forces" in calibration_in_words(found)) != given
+    error, deviation = found.pairs("energies")
+    picture = calibration("energies", "a", "#009E73", error, deviation, None).svg()
+    assert ("rms of a bin" in picture) == given
+
+
+def test_atoms_beyond_are_counted_once_for_each_set():
+    rows = calibration_rows({"a": deviations(), "b": deviations(seed=1)})
+    assert [bool(row[6]) for row in rows] == [True, False] * 3
 
 
 def test_sets_together_are_all_of_them():
