@@ -62,7 +62,7 @@ CALIBRATION_COLUMNS = (
 
 def calibration_rows(sets: Mapping[str, SetDeviations]) -> list[list[str]]:
     """Returns the rows of a table with `CALIBRATION_COLUMNS`; what is of a whole set stands in its first row."""
-    rows = []
+    rows: list[list[str]] = []
     together = {"all of them": pooled(list(sets.values()))} if len(sets) > 1 else {}
     for name, found in {**sets, **together}.items():
         for kind in KINDS:
