@@ -171,6 +171,11 @@ class Config(_Section):
             scan=None if not merged.get("scan") else _section(ScanOptions, "scan", merged["scan"], source),
         )
 
+    @property
+    def work(self) -> str:
+        """What finds the weights: training or fit."""
+        return "training" if self.linear is None else "fit"
+
     def as_dict(self) -> Raw:
         """Returns nested dictionaries of plain values, from which `from_dict` makes the same configuration."""
         md = False if self.md is None else _flat(self.md.model_dump(mode="json"), "options")

@@ -36,15 +36,13 @@ from equipot.models.linear import linear_features
 from equipot.models.linear_features import LinearFeatures
 from equipot.models.model_file import converted, save_potential
 from equipot.models.potential import Potential
-from equipot.pipeline import CONFIG, LOG, check_new, prepare
+from equipot.pipeline import CONFIG, LINEAR, LOG, check_new, prepare
 from equipot.run_record import Warnings, data_facts, write_json, write_text
 from equipot.run_stages import MODEL, Prepared, RunResult, finish
 from equipot.starting_model import write_start
 from equipot.study.cost import threads
 
 logger = logging.getLogger("equipot.pipeline")
-
-LINEAR = "linear.json"
 
 
 @dataclass(kw_only=True)

@@ -58,6 +58,7 @@ logger = logging.getLogger("equipot.pipeline")
 
 CONFIG = "config.yaml"
 LOG = "equipot.log"
+LINEAR = "linear.json"
 
 
 def train(
@@ -172,7 +173,7 @@ def _check_later_files(config: Config, prepared: Prepared) -> None:
         EquipotError: A file cannot be read, lacks a key, or has an element that the potential does not know.
     """
     species = prepared.potential.statistics.species
-    owner = "the training set" if config.start is None else "the model that the training starts from"
+    owner = "the training set" if config.start is None else f"the model that the {config.work} starts from"
     if config.scan is not None:
         reading = read_frames(config.scan.file, config.data.keys)
         check_species(reading.frames, species, owner)
@@ -201,6 +202,10 @@ def check_new(folder: Path) -> None:
     Raises:
         EquipotError: It does.
     """
+    if (folder / LINEAR).exists():
+        raise EquipotError(
+            f"{folder} holds a run already, a linear fit, which is not resumed; name another folder with --out."
+        )
     if (folder / CHECKPOINT).exists() or (folder / MODEL).exists():
         raise EquipotError(
             f"{folder} holds a run already. Go on with it, if it is a training: equipot train --resume {folder}; or "

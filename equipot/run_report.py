@@ -69,7 +69,7 @@ def run_content(folder: Path) -> Content:
         dynamics=dynamics,
         data=data_tables(data, statistics),
         model=[
-            *start_tables(start),
+            *start_tables(start, "fit" if header.provenance.get("kind") == "linear fit" else "training"),
             *baseline_tables(header.provenance.get("baseline")),
             *model_tables(described, point, header.design),
         ],
@@ -209,16 +209,16 @@ def data_tables(data: Json, statistics: Statistics) -> list[Table]:
     return [*tables, Table("Measured on the training set", ["quantity", "value"], constants)]
 
 
-def start_tables(start: Json) -> list[Table]:
-    """Returns what a training started from, where it was a model: file, E0s, and errors before the first step."""
+def start_tables(start: Json, work: str) -> list[Table]:
+    """Returns what a training or fit started from, where it was a model: file, E0s, and errors before it."""
     if not start:
         return []
     rows = [["model", start["model"]], ["its SHA-256", start["sha256"]]]
     if "train_data" in start["provenance"]:
         rows += [["its training data (SHA-256)", start["provenance"]["train_data"]]]
     rows += [["energy reference", _REFERENCES[start["reference"]]], *_energies_left(start)]
-    rows += [[f"errors of {name} before training", in_words(errors)] for name, errors in start["errors"].items()]
-    return [Table("What the training started from", ["quantity", "value"], rows)]
+    rows += [[f"errors of {name} before the {work}", in_words(errors)] for name, errors in start["errors"].items()]
+    return [Table(f"What the {work} started from", ["quantity", "value"], rows)]
 
 
 def baseline_tables(baseline: Json | None) -> list[Table]:

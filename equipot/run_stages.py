@@ -242,8 +242,9 @@ def _dynamics(config: Config, prepared: Prepared, folder: Path, progress: Progre
         )  # fmt: skip
         options = options.replace(steps=max(affordable, 1))
     logger.info(
-        "dynamics: %d steps of %g fs at %g K, about %s %s (--set md=false trains without)",
+        "dynamics: %d steps of %g fs at %g K, about %s %s (--set md=false %s without)",
         options.steps, options.timestep, options.temperature, *duration(options.steps * per_step),
+        {"training": "trains", "fit": "fits"}[config.work],
     )  # fmt: skip
     result = run_md(calculator, atoms, options, folder / "md", progress=progress)
     level = logging.INFO if result.status == "finished" else logging.WARNING

@@ -221,13 +221,14 @@ def _errors(config: Config, potential: Potential, data: LoadedData) -> dict[str,
     for name, dataset in (("train", data.train), ("valid", data.valid)):
         evaluation = evaluate_set(potential, dataset, config.fit, distributed.current())
         found["errors"][name] = evaluation.table.total
-        logger.info("before training, %s (%d structures): %s", name, len(dataset), in_words(evaluation.table.total))
+        text = in_words(evaluation.table.total)
+        logger.info("before the %s, %s (%d structures): %s", config.work, name, len(dataset), text)
     found["valid_loss"] = evaluation.loss
     forces = found["errors"]["train"]["forces_rmse_meV_per_A"]
     if forces is not None and forces > 1000 * data.statistics.force_rms:
         logger.warning(
-            "before training, the errors of the forces (%s meV/Å) are greater than the forces (%s): are they in eV/Å, "
-            "and the structures like those that the model was made for?",
+            "before the %s, the errors of the forces (%s meV/Å) are greater than the forces (%s): are they in eV/Å, "
+            "and the structures like those that the model was made for?", config.work,
             significant(forces), significant(1000 * data.statistics.force_rms),
         )  # fmt: skip
     return found

@@ -102,7 +102,7 @@ def _print_header(model: Path, header: "ModelHeader", point: str) -> None:
         ["cutoff", f"{header.design.r_max:g} Å, {header.design.layers} layers"],
         *([["on top of the baseline", below]] if (below := baseline_of(header)) else []),
         ["E0 (eV)", energies_in_words(statistics, 5, "equipot info --json")],
-        ["source of E0", statistics.atomic_energies_source.replace("_", " ")],
+        ["source of E0", (header.baseline or header).statistics.atomic_energies_source.replace("_", " ")],
         ["units", ", ".join(f"{name} {unit}" for name, unit in header.units.items())],
         ["versions", ", ".join(f"{name} {version}" for name, version in header.versions.items())],
         ["format", str(header.format_version)],

@@ -20,6 +20,8 @@ Files = Annotated[
     typer.Argument(help="One YAML configuration, or one or more files of structures.", show_default=False),
 ]
 
+_MODELS = (".equipot", ".pt2")
+
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,6 +47,14 @@ def configuration(files: Sequence[Path], settings: Sequence[str], *, linear: boo
     """
     from equipot.config import Config
 
+    for file in files:
+        if file.suffix.lower() in _MODELS:
+            how = (
+                f"--refit-readout {file} refits its last weights to them, --baseline {file} corrects it"
+                if linear
+                else f"--from {file} trains it further on them"
+            )
+            raise EquipotError(f"{file} is a model, not structures. Give a file of structures; {how}.")
     is_yaml = [file.suffix.lower() in (".yaml", ".yml") for file in files]
     if any(is_yaml) and len(files) > 1:
         raise EquipotError("give one YAML configuration, or files of structures, not both.")

@@ -148,7 +148,7 @@ def test_a_shifted_reference_is_found_and_carbon_keeps_its_energy(run, water, tm
     result = train(config(run, water, file="other.extxyz"), tmp_path / "run")
     log = (tmp_path / "run" / "equipot.log").read_text(encoding="utf-8")
     assert "the E0s are fitted to what the model leaves" in log
-    assert "before training, valid" in log
+    assert "before the training, valid" in log
     facts = json.loads((tmp_path / "run" / "start.json").read_text(encoding="utf-8"))
     assert facts["reference"] == "refit"
     assert facts["energy_left_meV_per_atom"]["keep"] > 10 * facts["energy_left_meV_per_atom"]["refit"]

@@ -1,6 +1,7 @@
 """`equipot fit`: last weights of a trained model by least squares, its run folder, and how it ends early."""
 
 import json
+import re
 
 import ase.io
 import pytest
@@ -138,8 +139,23 @@ def test_a_new_model_that_is_not_linear_is_refused(files, tmp_path):
 
 
 def test_a_folder_with_a_run_is_left_alone(run, refitted, files):
-    with pytest.raises(EquipotError, match="holds a run already"):
+    with pytest.raises(EquipotError, match="holds a run already, a linear fit, which is not resumed; name another"):
         linear_fit(Config.from_files([files / "train.extxyz"], settings(run), linear=True), refitted.folder)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("fit", "--refit-readout .* refits .* --baseline"), ("train", "--from .* trains it further")]
+)
+def test_a_model_in_place_of_structures_is_recognised(command, said, run):
+    message = " ".join(call(command, run.model, code=1).stderr.split())
+    assert re.search(rf"is a model, not structures\. .*{said}", message)
+
+
+def test_words_are_those_of_a_fit(refitted):
+    log = (refitted.folder / "equipot.log").read_text(encoding="utf-8")
+    assert "before the fit, train" in log
+    assert "before training" not in log
+    assert "What the fit started from" in (refitted.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_stopped_before_the_weights_are_found_nothing_but_the_log_is_left(run, files, tmp_path):

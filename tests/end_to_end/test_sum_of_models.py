@@ -14,10 +14,13 @@ from equipot.config import Config
 from equipot.deploy import EquipotCalculator
 from equipot.errors import EquipotError
 from equipot.linear_pipeline import linear_fit
-from equipot.models.model_file import load_potential, read_model_header
+from equipot.models.model_file import load_potential, read_model_header, save_potential
+from equipot.models.potential import Potential
 from equipot.models.uncertainty import Uncertainty
 from equipot.pipeline import train
+from equipot.points import ace_linear, mace
 from equipot.start_options import sha256
+from tests.physics.small import STATISTICS
 
 QUICK = ["md=false", "run.threads=1", "data.valid=0.3"]
 ACE = ["design.degrees=[4, 6, 6]", "design.r_max=3.0"]
@@ -73,7 +76,19 @@ def test_run_folder_report_and_info_say_so(run, total):
         assert part in page
     said = call("info", total / "model.equipot").stdout
     assert "mace, 2 × 3.5 Å (model.equipot)" in said
+    assert "(--set md=false fits without)" in (total / "equipot.log").read_text(encoding="utf-8")
     assert (total / "md" / "summary.json").exists()
+
+
+def test_the_source_of_E0_is_that_of_the_baseline(tmp_path):
+    """The sum has a mean shift's energies as E0s; they are no isolated atoms', nor fitted."""
+    shifted = STATISTICS.model_copy(update={"atomic_energies_source": "mean_shift"})
+    below = Potential(mace(r_max=3.0, channels=4, energy_reference="mean_shift"), shifted)
+    fitted = STATISTICS.model_copy(update={"atomic_energies_source": "least_squares"})
+    design = ace_linear(r_max=3.0, degrees=(3,), energy_reference="least_squares")
+    save_potential(tmp_path / "sum.equipot", Potential(design, fitted, baseline=below), provenance={})
+    said = " ".join(call("info", tmp_path / "sum.equipot").stdout.split())
+    assert "source of E0 │ mean shift" in said or "source of E0 mean shift" in said
 
 
 def test_it_goes_through_every_door(total, files, tmp_path):
