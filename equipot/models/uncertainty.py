@@ -63,6 +63,22 @@ class Uncertainty(nn.Module):
         measure = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
         return cls(tensors["factor"], Extrapolation(**measure))
 
+    def draw(self, number: int, seed: int) -> Float[Tensor, "member weight"]:
+        r"""Returns a committee: by how much sets of weights differ from the fitted ones.
+
+            w_m = w + L z_m,   z ~ N(0, 1)
+
+        Scaled to errors as deviations are. With x the rows of a structure (`linear_features(potential).rows(graph)`)
+        x · (w_m − w) is by how much a member's prediction differs from the model's.
+
+        Args:
+            number: Of members.
+            seed: The same seed gives the same ones.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(number, self.factor.shape[1], generator=generator, dtype=torch.float64)
+        return z.to(self.factor.device) @ self.factor.T
+
     def forward(self, features: LinearFeatures, graph: Graph, species: Tensor, *, forces: bool = False) -> Deviations:
         """Returns the deviations of a batch.
 

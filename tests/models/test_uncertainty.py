@@ -54,6 +54,16 @@ def test_deviations_are_those_of_a_normal_distribution_of_weights():
         assert torch.allclose(deviation, expected, rtol=1e-10)
 
 
+def test_weights_are_drawn_from_the_covariance():
+    uncertainty = model().uncertainty
+    steps = uncertainty.draw(20000, seed=5)
+    covariance = uncertainty.factor @ uncertainty.factor.T
+    scale = covariance.diagonal().max()
+    assert torch.allclose(steps.T @ steps / len(steps) / scale, covariance / scale, atol=0.05)
+    assert torch.equal(uncertainty.draw(3, seed=5), uncertainty.draw(3, seed=5))
+    assert not torch.equal(uncertainty.draw(3, seed=6), uncertainty.draw(3, seed=5))
+
+
 def test_a_committee_estimates_them():
     potential = model()
     exact = deviations(potential).energy

@@ -52,7 +52,8 @@ class LinearFitResult:
     """A finished fit; the model has its weights.
 
     Attributes:
-        weights: w.
+        weights: w; with `start.model` (`Around`) δ = w − w₀, by how much they change. The same goes for `solution`,
+            the mean of `posterior`, and the number of weights at zero, which then stay as they were.
         solution: The scaled weights and what the solver knows.
         survey: How many rows there were.
         errors: Of training, by kind; those with labels.

@@ -42,7 +42,7 @@ class Posterior:
     `calibrated` is for.
 
     Attributes:
-        mean: ŵ.
+        mean: ŵ; of features seen from weights w₀ (`Around`) ŵ − w₀.
         penalties: Γ.
         columns: Weights that vary; others are what they are (with ard).
         factor: Of XᵀX + Λ.
