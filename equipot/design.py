@@ -135,6 +135,12 @@ class Design(BaseModel):
         "the two-body part does not; 0 for no inner envelope",
     )
 
+    distance_floor: bool = Field(
+        False,
+        description="functions of the coupled basis see no distance shorter than the shortest of each pair of elements "
+        "in training: below it they do not change",
+    )
+
     # the interaction
     element_embedding: Literal["linear", "table", "one_hot"] = Field(
         "linear", description="h⁰: one-hot through a normalised linear map, a plain table, or the one-hot vector itself"
@@ -218,10 +224,11 @@ class Design(BaseModel):
     trainable_scale: bool = Field(False, description="scale is a parameter that starts at its measured value")
     trainable_shift: bool = Field(False, description="shift is a parameter that starts at its measured value")
     trainable_e0: bool = Field(False, description="E0 is a parameter that starts at its measured value")
-    pair_repulsion: Literal["none", "zbl", "zbl_lammps"] = Field(
+    pair_repulsion: Literal["none", "zbl", "zbl_lammps", "core"] = Field(
         "none",
-        description="screened nuclear repulsion added to E: with the constants and the envelope up to the sum of "
-        "covalent radii of mace-torch, or with those of LAMMPS and the envelope up to r_max (nequip)",
+        description="repulsion added to E: screened nuclear, with the constants and the envelope up to the sum of "
+        "covalent radii of mace-torch, or with those of LAMMPS and the envelope up to r_max (nequip); or a core below "
+        "the shortest distance of each pair of elements in training, nothing above it",
     )
     repulsion_p: int | None = Field(
         None, ge=2, description="order of the repulsion's envelope; default that of the radial basis"

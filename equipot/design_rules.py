@@ -65,8 +65,9 @@ def rules(d: Any) -> list[tuple[bool, str]]:
         (d.parity == "none" and d.product != "none",
          f"parity='none' is not defined for products (product={d.product!r}); use 'natural' or 'full', or "
          "product='none'"),
-        (d.pair_repulsion == "none" and d.repulsion_p is not None,
-         f"repulsion_p={d.repulsion_p} has no effect with pair_repulsion='none'; choose 'zbl' or 'zbl_lammps'"),
+        (d.pair_repulsion in ("none", "core") and d.repulsion_p is not None,
+         f"repulsion_p={d.repulsion_p} has no effect with pair_repulsion={d.pair_repulsion!r}; choose 'zbl' or "
+         "'zbl_lammps'"),
         (d.heads != 1, f"heads={d.heads}: this version trains one energy; set heads=1"),
     ]  # fmt: skip
 
@@ -84,7 +85,7 @@ COUPLED: dict[str, Any] = {
 
 OF_COUPLED: dict[str, Any] = {
     "degrees": (), "degree_weight_ell": 1.0, "degree_rarity": 0.0, "product_r_max": None, "inner_envelope": 0.0,
-    "terminal_correlation": None,
+    "distance_floor": False, "terminal_correlation": None,
 }  # fmt: skip
 """The axes that only coupled channels have, and their values elsewhere."""
 

@@ -179,7 +179,8 @@ def ace_linear(**axes: Any) -> Design:
     the linearly independent invariants of order ν = 2 … correlation within total degrees D_ν. `equipot fit` finds
     them. `degrees` alone is enough to change the size; `correlation`, `num_radial` and `max_ell` follow from it.
     Degrees are those of a single element; several share them (`degree_rarity`), and terminal ones, like hydrogen, are
-    centres of three-body functions at most (`terminal_correlation`).
+    centres of three-body functions at most (`terminal_correlation`). Below the shortest distances in training
+    functions do not change (`distance_floor`), and atoms repel each other (`pair_repulsion="core"`).
 
     Source: Drautz, Phys. Rev. B 99, 014104 (2019); Dusson et al., J. Comput. Phys. 454, 110946 (2022);
     Kovács et al., J. Chem. Theory Comput. 17, 7696 (2021), for molecules.
@@ -187,7 +188,8 @@ def ace_linear(**axes: Any) -> Design:
     values: dict[str, Any] = {
         **COUPLED, "channel_coupling": "coupled", "degrees": ACE_DEGREES, "radial_basis": "chebyshev",
         "chebyshev_lowest": 0, "distance_transform": "agnesi_bond", "envelope_p": 2, "envelope_power": 1.0,
-        "inner_envelope": 0.6, "degree_rarity": 1.0, "terminal_correlation": 2, "shift": "none",
+        "inner_envelope": 0.6, "distance_floor": True, "pair_repulsion": "core", "degree_rarity": 1.0,
+        "terminal_correlation": 2, "shift": "none",
     }  # fmt: skip
     if "degrees" not in axes and _is_number(axes.get("correlation")):
         values["degrees"] = ACE_DEGREES[: int(axes["correlation"])]

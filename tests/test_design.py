@@ -47,6 +47,7 @@ IMPOSSIBLE = [
     ),
     ({"parity": "none"}, r"parity='none' is not defined for products .* use 'natural' or 'full', or product='none'"),
     ({"repulsion_p": 4}, r"repulsion_p=4 has no effect with pair_repulsion='none'; choose 'zbl' or 'zbl_lammps'"),
+    ({"repulsion_p": 4, "pair_repulsion": "core"}, r"repulsion_p=4 has no effect with pair_repulsion='core'; choose"),
     (
         {"neighbour_normalisation": "density_mlp", "neighbour_count": "per_receiver"},
         r"no effect with neighbour_normalisation='density_mlp'; set it to 'global'",
@@ -62,6 +63,7 @@ IMPOSSIBLE = [
     ({"envelope_power": 1.0}, r"envelope_power=1\.0 needs a transformed .* distance_transform='none' is not; choose"),
     ({"product_r_max": 3.0}, r"product_r_max=3\.0 belongs to coupled channels"),
     ({"inner_envelope": 0.5}, r"inner_envelope=0\.5 belongs to coupled channels"),
+    ({"distance_floor": True}, r"distance_floor=True belongs to coupled channels"),
     ({"readout": "sum"}, r"readout='sum' belongs to coupled channels; choose linear, two_linear, mlp, mlp_bias"),
 ]
 _LINEAR: dict = {"degrees": (6.0, 6.0), "num_radial": 6, "max_ell": 2, "correlation": 2}

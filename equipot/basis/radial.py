@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from equipot.basis.cutoff import polynomial_envelope
+from equipot.basis.short_range import DistanceFloor, NoFloor, shortest_distances
 from equipot.design import Design
 from equipot.statistics import Statistics
 
@@ -42,7 +42,8 @@ class RadialBasis(nn.Module):
         gaussian    exp(−(r − μ_n)² / 2Δ²), μ_n evenly spaced on [0, r_max], Δ their spacing
 
     With `envelope_power` κ the envelope f is multiplied by u^κ of the transformed distance. The products of a coupled
-    design may have a shorter cutoff than its two-body functions, and an inner envelope.
+    design may have a shorter cutoff than its two-body functions, and an inner envelope; with `distance_floor`
+    neither sees distances shorter than in training.
     Evaluated in float64 and cast afterwards: near r_max the envelope is a difference of nearly equal terms.
 
     Args:
@@ -61,6 +62,7 @@ class RadialBasis(nn.Module):
         own = {"product_r_max": None, "inner_envelope": 0.0}
         same = all(getattr(design, axis) == x for axis, x in own.items())
         self.pair = None if same else RadialBasis(design.replace(**own), dtype, statistics)
+        self.floor = DistanceFloor(statistics) if design.distance_floor else NoFloor()
         self.inner = InnerEnvelope(design) if design.inner_envelope > 0 else NoInnerEnvelope()
         if design.product_r_max is not None:
             design = design.replace(product_r_max=None, r_max=design.product_r_max)
@@ -87,14 +89,16 @@ class RadialBasis(nn.Module):
         Z_receiver: Int[Tensor, " edge"],
     ) -> RadialFeatures:
         """Returns the same before it is cast."""
+        pair = None if self.pair is None else self.pair.in_float64(lengths, Z_sender, Z_receiver).basis
+        inner = self.inner(lengths, Z_sender, Z_receiver)
+        lengths = self.floor(lengths, Z_sender, Z_receiver)
         u = self.transform(lengths, Z_sender, Z_receiver)
         near = u.clamp(min=_SMALLEST).pow(self.power) if self.power > 0 else torch.ones_like(u)
         envelope = (polynomial_envelope(lengths / self.r_max, self.p) * near).unsqueeze(-1)
         basis = self.functions(u)
         ones = torch.ones_like(envelope)
         on_basis, on_weights = (envelope, ones) if self.envelope_on_basis else (ones, envelope)
-        pair = None if self.pair is None else self.pair.in_float64(lengths, Z_sender, Z_receiver).basis
-        return RadialFeatures(basis * on_basis * self.inner(lengths, Z_sender, Z_receiver), on_weights, pair)
+        return RadialFeatures(basis * on_basis * inner, on_weights, pair)
 
 
 class Bessel(nn.Module):
@@ -229,12 +233,7 @@ class AgnesiBond(_PairTransform):
     def __init__(self, r_max: float, statistics: Statistics | None) -> None:
         super().__init__()
         self.r_max = r_max
-        shortest = torch.zeros(len(self.radii), len(self.radii), dtype=torch.float64)
-        if statistics is not None and statistics.pair_distances:
-            pairs = combinations_with_replacement(statistics.species, 2)
-            for (first, second), distance in zip(pairs, statistics.pair_distances, strict=True):
-                shortest[first, second] = shortest[second, first] = distance
-        self.register_buffer("shortest", shortest, persistent=False)
+        self.register_buffer("shortest", shortest_distances(statistics), persistent=False)
 
     def forward(self, r: Tensor, Z_sender: Tensor, Z_receiver: Tensor) -> Tensor:
         """Returns the transformed distance, between 0 (r_max) and 1 (r = 0)."""

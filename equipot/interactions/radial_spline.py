@@ -61,7 +61,7 @@ def default_radial(design: Design, dtype: torch.dtype) -> str:
 def tables_of(design: Design) -> str:
     """Returns what the radial functions of a design depend on beside r: "nothing", the "sender", or the "pair"."""
     layers = [design.of_layer(index) for index in range(design.layers)]
-    by_pair = design.distance_transform != "none" or design.inner_envelope > 0
+    by_pair = design.distance_transform != "none" or design.inner_envelope > 0 or design.distance_floor
     if by_pair or any(layer.radial_species == "embedding" for layer in layers):
         return "pair"
     return "sender" if any(layer.radial_map == "linear_species" for layer in layers) else "nothing"

@@ -129,7 +129,7 @@ class Potential(nn.Module):
         self.readouts = nn.ModuleList(
             [readout(design, plan.out, last=plan.index == design.layers - 1, dtype=dtype) for plan in plans]
         )
-        self.repulsion = repulsion(design)
+        self.repulsion = repulsion(design, statistics)
         species_of = torch.full((len(chemical_symbols) + 1,), -1, dtype=torch.int64)
         species_of[list(statistics.species)] = torch.arange(len(statistics.species))
         self.register_buffer("species_of", species_of, persistent=False)
@@ -294,7 +294,8 @@ def check_correction(design: Design, species: Sequence[int], dtype: torch.dtype,
         EquipotError: The baseline lacks an element, has another dtype, or has what the design adds a second time.
     """
     lacking = [chemical_symbols[z] for z in species if z not in baseline.statistics.species]
-    repulsive = any(part.design.pair_repulsion != "none" for part in baseline.parts())
+    nuclear = ("zbl", "zbl_lammps")
+    repulsive = any(part.design.pair_repulsion in nuclear for part in baseline.parts())
     rules = [
         (bool(lacking),
          f"the baseline does not know {', '.join(lacking)}; it must know every element of the structures: use one "
@@ -302,9 +303,9 @@ def check_correction(design: Design, species: Sequence[int], dtype: torch.dtype,
         (baseline.dtype != dtype,
          f"the baseline is in {baseline.dtype}, and its correction would be in {dtype}: a potential has one precision; "
          "load the baseline in that of the correction"),
-        (repulsive and design.pair_repulsion != "none",
+        (repulsive and design.pair_repulsion in nuclear,
          f"the baseline has a pair repulsion, and pair_repulsion={design.pair_repulsion!r} would count it twice; set "
-         "design.pair_repulsion=none"),
+         "design.pair_repulsion=none, or core"),
         (design.shift != "none",
          f"shift={design.shift!r} is the mean of the whole interaction energy, which the baseline has already; set "
          "design.shift=none"),

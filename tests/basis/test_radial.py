@@ -6,6 +6,7 @@ import torch
 from ase.data import covalent_radii
 
 from equipot.basis import RadialBasis, RadialFeatures
+from equipot.basis.short_range import DistanceFloor
 from equipot.points import ace_linear, mace
 from equipot.statistics import Statistics
 from tests.physics.small import STATISTICS
@@ -53,7 +54,7 @@ def agnesi_bond(shortest: float, cutoff: float = R_MAX) -> np.ndarray:
 
 def linear(x: np.ndarray, numbers: Statistics | None = None, **axes) -> RadialFeatures:
     """The basis of linear ACE over the envelope, and its two-body functions over theirs."""
-    design = ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=0, **axes)
+    design = ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=0, **{"distance_floor": False, **axes})
     arguments = (torch.from_numpy(a) for a in (x, Z_SENDER, Z_RECEIVER))
     return RadialBasis(design, torch.float64, numbers)(*arguments)
 
@@ -80,9 +81,48 @@ def test_products_have_a_cutoff_and_an_inner_envelope_of_their_own():
     constant = np.where(x < 1, t * (1 - 6 * x**2 + 8 * x**3 - 3 * x**4), 0.0)
     assert features.basis[:, 0].numpy() == pytest.approx(constant, abs=1e-13)
     assert features.basis[:, 1].numpy() == pytest.approx(constant * (2 * t - 1), abs=1e-12)
-    design = ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=1.0)
+    design = ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=1.0, distance_floor=False)
     arguments = (torch.from_numpy(a) for a in (0.5 * r, Z_SENDER, Z_RECEIVER))
     near = RadialBasis(design, torch.float64)(*arguments)
     s = 0.5 * r / (covalent_radii[Z_SENDER] + covalent_radii[Z_RECEIVER])
     inner = np.where(s < 1, 6 * s**2 - 8 * s**3 + 3 * s**4, 1.0)
     assert near.basis.numpy() == pytest.approx(near.pair.numpy() * inner[:, None], abs=1e-13)
+
+
+def test_no_distance_below_the_shortest_in_training_is_seen():
+    """All functions at r are those at r, at and above a; below 0.9 a those at 0.95 a; and curvature is continuous."""
+    measured = STATISTICS.model_copy(update={"pair_distances": (1.7, 0.0, 1.7, 1.7, 1.7, 1.7)})
+    for axes in ({}, {"product_r_max": 3.0}):
+        functions = RadialBasis(
+            ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=0, **axes), torch.float64, measured
+        )
+        free = RadialBasis(functions_of(axes), torch.float64, measured)
+        unseen = 0.7 * (covalent_radii[1] + covalent_radii[6])
+        for pair, a in (((1, 8), 1.7), ((6, 1), unseen)):
+            Z = [torch.full((6,), z) for z in pair]
+            x = a * torch.tensor([0.2, 0.7, 0.9, 1.0, 1.3, 2.0], dtype=torch.float64)
+            seen = a * torch.tensor([0.95, 0.95, 0.95, 1.0, 1.3, 2.0], dtype=torch.float64)
+            for found, expected in zip(functions(x, *Z)[::2], free(seen, *Z)[::2], strict=True):
+                assert (found is None) == (expected is None)
+                assert found is None or torch.allclose(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def functions_of(axes: dict):
+    return ace_linear(r_max=R_MAX, degrees=(NUM, NUM), inner_envelope=0, distance_floor=False, **axes)
+
+
+def test_the_floor_is_twice_differentiable():
+    """Slope and curvature go from 1 and 0 at a to 0 and 0 at 0.9 a, without a jump between."""
+    a = 1.7
+    floor = DistanceFloor(STATISTICS.model_copy(update={"pair_distances": (a,) * 6}))
+    r = torch.linspace(0.85 * a, 1.05 * a, 2001, dtype=torch.float64, requires_grad=True)
+    Z = torch.full_like(r, 6, dtype=torch.int64)
+    (slope,) = torch.autograd.grad(floor(r, Z, Z).sum(), r, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), r)
+    assert slope[r >= a].detach().numpy() == pytest.approx(1.0)
+    assert slope[r <= 0.9 * a].abs().max() == 0
+    assert (slope.diff() >= -1e-12).all()
+    largest = curvature.abs().max()
+    assert curvature[[0, -1]].abs().max() == 0
+    assert curvature.diff().abs().max() < 0.02 * largest
+    assert float(largest) == pytest.approx(1.5 / (0.1 * a), rel=1e-3)

@@ -1,5 +1,6 @@
 """Potentials that correct a baseline as objects and files: parts, precision, copies, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,3 +131,18 @@ def test_what_does_not_go_together_is_refused():
     )  # fmt: skip
     with pytest.raises(EquipotError, match="count it twice"):
         Potential(DESIGN.replace(pair_repulsion="zbl_lammps"), STATISTICS, dtype=torch.float64, baseline=repulsive)
+
+
+def test_a_core_goes_on_top_of_any_repulsion():
+    """It is nothing where there are data, so a linear ACE as it is by default may correct any potential."""
+    close = crystal()._replace(positions=0.15 * crystal().positions, cell=9.0 * np.eye(3)).graph(1.2 * R_MAX)
+    for baseline in (
+        below(),
+        upon(below()),
+        Potential(point("mace", pair_repulsion="zbl"), STATISTICS, dtype=torch.float64),
+    ):
+        walled = evaluate(upon(baseline), close).energy
+        free = Potential(DESIGN.replace(pair_repulsion="none"), STATISTICS, dtype=torch.float64, baseline=baseline)
+        r = float(torch.linalg.vector_norm(close.vectors(), dim=1).min())
+        core = 500 * (0.7 * (0.76 + 0.66) / r - 1) ** 3
+        assert float(walled - evaluate(free, close).energy) == pytest.approx(core, rel=1e-6)

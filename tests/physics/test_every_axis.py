@@ -13,7 +13,7 @@ from equipot.models import Potential, describe
 from .small import STATISTICS as UNBONDED
 from .small import STRUCTURES, cluster, point, relative, rotation
 
-STATISTICS = UNBONDED.model_copy(update={"mean_bonds": (1.0, 3.0, 2.0)})
+STATISTICS = UNBONDED.model_copy(update={"mean_bonds": (1.0, 3.0, 2.0), "pair_distances": (1.1,) * 6})
 OTHER_VALUES = {
     "r_max": 2.5, "layers": 1, "max_ell": 1, "max_L": 0, "channels": 5, "num_radial": 6, "radial_mlp": (5, 5),
     "envelope_p": 3, "embedding_channels": 4, "edge_channels": 4, "correlation": 2, "readout_hidden": 7, "heads": 2,

@@ -23,6 +23,11 @@ def correction(r_max: float = R_MAX, **axes) -> Design:
     return ace_linear(r_max=r_max, degrees=DEGREES, **axes)
 
 
+def weak(**axes) -> Design:
+    """Without a core."""
+    return correction(**{"pair_repulsion": "none", **axes})
+
+
 def both(below: Potential, design: Design) -> tuple[Potential, Potential]:
     """The correction on top of a baseline, and alone, with the same weights."""
     upon = Potential(design, LATER, dtype=torch.float64, seed=2, baseline=below).eval()
@@ -77,14 +82,12 @@ def test_an_isolated_atom_has_E0_and_what_an_atom_of_the_baseline_has_beside_it(
 
 
 def test_repulsion_is_of_either_but_of_one():
-    plain, repulsive = (
-        Potential(correction(pair_repulsion=r), STATISTICS, dtype=torch.float64) for r in ("none", "zbl")
-    )
+    plain, repulsive = (Potential(weak(pair_repulsion=r), STATISTICS, dtype=torch.float64) for r in ("none", "zbl"))
     graph = batch(R_MAX)
-    one = Potential(correction(), LATER, dtype=torch.float64, baseline=repulsive)
-    other = Potential(correction(pair_repulsion="zbl"), LATER, dtype=torch.float64, baseline=plain)
+    one = Potential(weak(), LATER, dtype=torch.float64, baseline=repulsive)
+    other = Potential(weak(pair_repulsion="zbl"), LATER, dtype=torch.float64, baseline=plain)
     assert torch.allclose(evaluate(one, graph).forces, evaluate(other, graph).forces, atol=1e-12)
-    assert relative(evaluate(one, graph).forces, evaluate(both(plain, correction())[0], graph).forces) > 1e-3
+    assert relative(evaluate(one, graph).forces, evaluate(both(plain, weak())[0], graph).forces) > 1e-3
 
 
 @pytest.mark.parametrize("case", ["mace", "ace_linear"])
