@@ -208,7 +208,7 @@ def ace_linear(**axes: Any) -> Design:
     return Design(**{**values, **axes})
 
 
-def _checked_degrees(given: Any) -> tuple[float, ...]:
+def _checked_degrees(given: Any) -> tuple[int | float, ...]:
     """Returns degrees that sizes can follow from.
 
     Raises:
