@@ -151,7 +151,7 @@ def _between(f: Callable[[float], float], a: float, b: float, c: float) -> float
         left, right = (b - a) * (f(b) - f(c)), (b - c) * (f(b) - f(a))
         vertex = b - 0.5 * ((b - a) * left - (b - c) * right) / (left - right)
         if abs(vertex - b) < _TOLERANCE and min(b - a, c - b) < _NEAR:
-            return vertex
+            return b
         x = min(max(vertex, a + 0.2 * (b - a)), c - 0.2 * (c - b))
         x = x if abs(x - b) > _TOLERANCE else b + math.copysign(_NEAR / 2, x - b)
         if f(x) < f(b):
