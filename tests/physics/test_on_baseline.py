@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from equipot.deploy.trace import export_evaluation, inputs_of
 from equipot.design import Design
 from equipot.geometry import Graph, Prediction, batch_graphs, evaluate
 from equipot.models import Potential
 from equipot.points import ace_linear
-from tests.kernels.fused import needs_compiler
 from tests.physics.small import R_MAX, STATISTICS, STRUCTURES, cluster, crystal, every_point, point, potential, relative
 from tests.physics.test_ghosts import with_ghosts
 
@@ -137,17 +135,3 @@ def test_ghosts_complete_the_features_of_the_baseline():
         forces = torch.zeros_like(expected.forces).index_add(0, owner, found.forces)
         assert relative(found.node_energy, expected.node_energy) < 1e-12
         assert relative(forces, expected.forces) < 1e-10
-
-
-@needs_compiler
-def test_it_is_one_graph_of_operations():
-    below = Potential(point("mace"), STATISTICS, dtype=torch.float64, seed=1, radial="spline:32").eval()
-    upon, _ = both(below, correction(1.2 * R_MAX))
-    program = export_evaluation(upon, crystal().graph(upon.r_max)).module()
-    for structure in (cluster(5), crystal()):
-        graph = structure.graph(upon.r_max)
-        exact = evaluate(upon, graph)
-        node_energy, forces, strain_gradient = program(*inputs_of(graph))
-        assert torch.allclose(node_energy, exact.node_energy, rtol=1e-11)
-        assert torch.allclose(forces, exact.forces, atol=1e-10)
-        assert torch.allclose(strain_gradient, -exact.virial[0], atol=1e-10)
